@@ -1,0 +1,41 @@
+# make run · make test · make lint · make bench: each makes what it needs in .venv by itself.
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 8000
+export HOST PORT
+BIN := .venv/bin
+
+.PHONY: run test lint clean
+
+run: .venv/run
+	@test "$$($(BIN)/flask workflow list --json)" != "[]" || $(BIN)/flask workflow apply workflows/release.json
+	@echo "Signalbox listens on http://$(HOST):$(PORT) (Ctrl-C stops it). Start a first run from another terminal:"
+	@echo
+	@echo "  curl -d '{\"version\": \"1.2\"}' -H 'Content-Type: application/json' 'http://$(HOST):$(PORT)/api/v2/webhook?workflow=release'"
+	@echo
+	@exec $(BIN)/gunicorn wsgi:app
+
+test: .venv/dev
+	$(BIN)/python -m pytest
+
+lint: .venv/dev
+	$(BIN)/flake8
+
+clean:
+	rm -rf .venv
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Signalbox needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true)."; \
+	  echo "Install one (Debian: apt install python3 python3-venv), or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; \
+	  exit 1; }
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
+	  echo "The venv module is missing (Debian: apt install python3-venv)."; exit 1; }
+
+.venv/run: requirements.txt | .venv/bin/python
+	$(BIN)/pip install -q --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/dev: requirements.txt requirements-dev.txt | .venv/bin/python
+	$(BIN)/pip install -q --disable-pip-version-check -r requirements-dev.txt
+	@touch $@ .venv/run

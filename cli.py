@@ -1,0 +1,218 @@
+"""`flask workflow …` and `flask workflowrun …`: how people operate the service."""
+import json
+import logging
+import re
+import shutil
+import sys
+import time
+
+import click
+from flask import current_app
+from flask.cli import AppGroup
+from marshmallow import ValidationError
+
+import database
+from errors import NotFound, Refused
+from models import Workflow, WorkflowRun
+from rules import ENDED, RUNNING, SUCCEEDED
+from schemas import WorkflowDefinition, WorkflowRunSchema, parse_json
+
+log = logging.getLogger("signalbox")
+
+DEFINITION, WORKFLOW_RUN = WorkflowDefinition(), WorkflowRunSchema()
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+POLL_SECONDS = 0.2
+
+
+class Group(AppGroup):
+    """Commands whose refusals are one line on standard error and exit code 1."""
+
+    def invoke(self, ctx):
+        if sys.stderr.isatty():
+            log.setLevel(logging.WARNING)  # what a command prints is enough for a person
+        try:
+            return super().invoke(ctx)
+        except Refused as error:
+            raise click.ClickException(str(error)) from error
+        except database.UNAVAILABLE as error:
+            raise click.ClickException(f"the database cannot be used now: {error}") from error
+
+
+class Duration(click.ParamType):
+    """A whole number and its unit, as seconds."""
+    name = "duration"
+
+    def convert(self, value, param, ctx):
+        match = re.fullmatch(r"(\d{1,9})([smhd])", str(value), re.ASCII)
+        if not match:
+            self.fail(f"{value!r} is not a whole number and s, m, h or d, such as 30d")
+        return int(match[1]) * SECONDS[match[2]]
+
+
+def now():
+    return current_app.config["CLOCK"]()
+
+
+def print_json(value):
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(head, rows):
+    """A table as wide as the terminal at most: its last column is cut, and whole when piped."""
+    widths = [max(len(str(row[i])) for row in [head, *rows]) for i in range(len(head))]
+    limit = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for row in [head, *rows]:
+        line = "  ".join(str(cell).ljust(width) for cell, width in zip(row, widths)).rstrip()
+        click.echo(line if limit is None or len(line) <= limit else line[:limit - 1] + "…")
+
+
+@click.group(cls=Group)
+def workflow():
+    """Define what starts a run and what it waits for."""
+
+
+@workflow.command("apply")
+@click.argument("files", metavar="FILE…", nargs=-1, required=True, type=click.File("rb"))
+def workflow_apply(files):
+    """Load workflow definitions from JSON files (- is standard input): all of them, or none.
+
+    A file holds one definition or a list of them. A definition whose name is known replaces the one
+    before; runs already started keep their tasks.
+    """
+    definitions, mistakes, seen = [], [], set()
+    for file in files:
+        try:
+            found = parse_json(file.read(), "file")
+            many = isinstance(found, list)
+            loaded = DEFINITION.load(found, many=many)
+        except ValidationError as error:
+            mistakes += [f"{file.name}: {line}" for line in lines_of(error.normalized_messages())]
+            continue
+        for definition in loaded if many else [loaded]:
+            if definition["name"] in seen:
+                mistakes.append(f"{file.name}: name: {definition['name']} is defined twice")
+            seen.add(definition["name"])
+            definitions.append(definition)
+    if mistakes:
+        click.echo("\n".join(mistakes), err=True)
+        raise click.ClickException("nothing was applied; correct the lines above")
+    for name, version, outcome in Workflow.apply(definitions):
+        click.echo(f"{outcome} {name} (version {version})")
+
+
+def lines_of(messages, path=()):
+    """A line for each mistake of nested messages, with its path in front."""
+    if isinstance(messages, dict):
+        return [line for key, value in messages.items()
+                for line in lines_of(value, path if key == "_schema" else (*path, key))]
+    return [f"{'.'.join(map(str, path))}: {message}" for message in messages]
+
+
+@workflow.command("list")
+@click.option("--json", "as_json", is_flag=True, help="An array of definitions, for programs.")
+def workflow_list(as_json):
+    """Show the workflows there are."""
+    workflows = list(Workflow.select().order_by(Workflow.name))
+    if as_json:
+        return print_json([DEFINITION.dump(workflow.content) for workflow in workflows])
+    if not workflows:
+        return click.echo("no workflows yet; load one: flask workflow apply workflows/release.json")
+    print_table(["NAME", "VERSION", "TASKS", "DISPLAY NAME"], [
+        [workflow.name, workflow.version, len(workflow.content["tasks"]),
+         workflow.content.get("display_name", "")] for workflow in workflows])
+
+
+@workflow.command("show")
+@click.argument("name")
+def workflow_show(name):
+    """Print a workflow's definition, ready to be changed and applied again."""
+    print_json(DEFINITION.dump(Workflow.named(name).content))
+
+
+@workflow.command("delete")
+@click.argument("name")
+@click.option("--force", is_flag=True, help="Cancel the runs that are under way.")
+def workflow_delete(name, force):
+    """Remove a workflow; its ended runs stay until they are purged."""
+    cancelled = Workflow.remove(name, force, now())
+    click.echo(f"deleted {name}" + (f", cancelled {cancelled} runs" if cancelled else ""))
+
+
+@click.group(cls=Group)
+def workflowrun():
+    """Look at runs, wait for them, and end them."""
+
+
+@workflowrun.command("list")
+@click.option("--workflow", "workflow_ref", metavar="NAME", help="Only runs of this workflow.")
+@click.option("--status", metavar="S", type=click.Choice([RUNNING, *sorted(ENDED - {"skipped"})]),
+              help="Only runs with this status.")
+@click.option("--limit", metavar="N", type=click.IntRange(1, 1_000_000), default=20,
+              show_default=True, help="How many at most.")
+@click.option("--json", "as_json", is_flag=True, help="An array of WorkflowRuns, for programs.")
+def workflowrun_list(workflow_ref, status, limit, as_json):
+    """Show runs, the newest first."""
+    runs = [WORKFLOW_RUN.dump(run)
+            for run in WorkflowRun.newest(workflow_ref, status, limit, now())]
+    if as_json:
+        return print_json(runs)
+    if not runs:
+        return click.echo("no such runs")
+    print_table(["ID", "STATUS", "STARTED (UTC)", "WORKFLOW", "WAITS FOR"], [
+        [run["id"], run["status"], run["startTime"][:16].replace("T", " "), run["workflowRef"],
+         ", ".join(task["params"][0]["value"] for task in run["tasks"]
+                   if task["status"] == "waiting")] for run in runs])
+
+
+@workflowrun.command("show")
+@click.argument("id")
+def workflowrun_show(id):
+    """Print a run as JSON."""
+    print_json(WORKFLOW_RUN.dump(WorkflowRun.find(id, now())))
+
+
+@workflowrun.command("wait")
+@click.argument("id")
+@click.option("--timeout", metavar="SECONDS", type=click.FloatRange(min=0, max=1e9),
+              help="Stop waiting after this long.")
+def workflowrun_wait(id, timeout):
+    """Wait until a run ends, and print it.
+
+    Exit code: 0 it succeeded, 1 it ended otherwise, 124 it still runs at the timeout, 2 there is no
+    such run.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        try:
+            run = WorkflowRun.find(id, now())
+        except NotFound as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(2)
+        left = POLL_SECONDS if deadline is None else deadline - time.monotonic()
+        if run.status in ENDED or left <= 0:
+            print_json(WORKFLOW_RUN.dump(run))
+            sys.exit(0 if run.status == SUCCEEDED else 1 if run.status in ENDED else 124)
+        time.sleep(min(POLL_SECONDS, left))
+
+
+@workflowrun.command("cancel")
+@click.argument("id")
+def workflowrun_cancel(id):
+    """End a run and its open tasks as cancelled."""
+    WorkflowRun.cancel(id, now())
+    click.echo(f"cancelled {id}")
+
+
+@workflowrun.command("expire")
+def workflowrun_expire():
+    """Time out what is overdue, in every run (for cron or a systemd timer)."""
+    click.echo(f"runs with something overdue: {WorkflowRun.expire_overdue(now())}")
+
+
+@workflowrun.command("purge")
+@click.option("--older-than", metavar="DURATION", type=Duration(), required=True,
+              help="Such as 30d: a whole number and s, m, h or d.")
+def workflowrun_purge(older_than):
+    """Delete the runs that ended longer ago; their delivery ids are forgotten with them."""
+    count = sum(WorkflowRun.purge(now() - older_than * 1000))
+    click.echo(f"purged {count} runs")

@@ -1,0 +1,458 @@
+"""Workflows, their runs and the tasks that wait: the life of a run, and every transaction.
+
+Times are milliseconds since 1970 (UTC) and always come in as `now`; nothing here reads a clock.
+"""
+import json
+import logging
+import secrets
+from functools import lru_cache
+
+from peewee import (AutoField, BigIntegerField, BooleanField, CharField, CompositeKey,
+                    ForeignKeyField, IntegerField, TextField)
+
+from database import JSONText, Table, database
+from errors import Ambiguous, ConditionsNotMet, Conflict, NotFound, PayloadDiffers, TriggerDisabled
+from rules import (CANCELLED, CONDITIONS, ENDED, FAILED, NOT_STARTED, PHASES, RAN, RUNNING, SKIPPED,
+                   SUCCEEDED, TIMED_OUT, WAITING, is_enabled, same_json, unmet)
+
+log = logging.getLogger("signalbox")
+
+MINUTE = 60_000
+BATCH = 500  # rows or runs that one transaction of expire or purge touches at most
+
+
+@lru_cache(maxsize=256)
+def parsed(text):
+    return json.loads(text)
+
+
+class Workflow(Table):
+    """A named definition: what starts it and what its runs wait for."""
+    name = CharField(unique=True)
+    version = IntegerField(default=1)
+    definition = TextField()  # JSON, of which `content` is the value
+
+    @property
+    def content(self):
+        """The definition's value. Shared between callers, so never changed."""
+        return parsed(self.definition)
+
+    @classmethod
+    def named(cls, name):
+        """The workflow of that name. Raises NotFound."""
+        workflow = cls.get_or_none(cls.name == name)
+        if workflow is None:
+            raise NotFound(f"no workflow is named {name!r}; see `flask workflow list`")
+        return workflow
+
+    @classmethod
+    def choose(cls, name, delivery):
+        """The workflow that a delivery is for, and whether its conditions had to find it.
+
+        That is the one named by the caller or the event's subject, the one that the same delivery
+        found before, or the only one that takes it. Raises NotFound or Ambiguous.
+        """
+        if name is not None:
+            return cls.named(name), False
+        if workflow := cls.get_or_none(cls.name == delivery.subject):
+            return workflow, False
+        known = delivery.key and cls.select().join(
+            WorkflowRun, on=(WorkflowRun.workflow_ref == cls.name)).where(
+            WorkflowRun.delivery_key == delivery.key, WorkflowRun.routed).first()
+        if known:
+            return known, True
+        willing = [workflow for workflow in cls.select().order_by(cls.name)
+                   if is_enabled(workflow.content, delivery.trigger)
+                   and not unmet(workflow.content, delivery)]
+        if not willing:
+            raise NotFound(f"no workflow's {delivery.trigger} trigger takes this; "
+                           "name one with ?workflow=NAME")
+        if len(willing) > 1:
+            names = ", ".join(workflow.name for workflow in willing)
+            raise Ambiguous(f"several workflows take this: {names}; choose with ?workflow=NAME")
+        return willing[0], True
+
+    def is_current(self):
+        """Whether the stored workflow is still this one."""
+        return Workflow.select().where(
+            Workflow.name == self.name, Workflow.definition == self.definition).exists()
+
+    @classmethod
+    def apply(cls, definitions):
+        """Store all definitions or none; (name, version, "created"|"updated"|"unchanged") each."""
+        outcome = []
+        with database.writing():
+            for content in definitions:
+                workflow = cls.get_or_none(cls.name == content["name"])
+                if workflow is None:
+                    workflow = cls.create(name=content["name"], definition=json.dumps(content))
+                    said = "created"
+                elif same_json(workflow.content, content):
+                    said = "unchanged"
+                else:
+                    workflow.definition = json.dumps(content)
+                    workflow.version += 1
+                    workflow.save()
+                    said = "updated"
+                outcome.append((workflow.name, workflow.version, said))
+        for name, version, said in outcome:
+            if said != "unchanged":
+                log.info("workflow %s workflow=%s version=%d", said, name, version)
+        return outcome
+
+    @classmethod
+    def remove(cls, name, force, now):
+        """Delete a workflow; its ended runs stay. Raises Conflict unless forced to cancel."""
+        with database.writing():
+            workflow = cls.named(name)
+            running = (WorkflowRun.workflow_ref == name) & (WorkflowRun.status == RUNNING)
+            runs = [WorkflowRun.loaded(run.id) for run in WorkflowRun.select().where(running)]
+            for run in runs:
+                run.expire(now)
+            running = [run for run in runs if run.status == RUNNING]
+            if force or not running:
+                for run in running:
+                    run.stop(CANCELLED, "its workflow was deleted", now)
+                workflow.delete_instance()
+            for run in runs:
+                run.save_changes()
+        for run in runs:
+            run.tell()
+        if running and not force:
+            raise Conflict(f"workflow {name} has {len(running)} runs under way; wait for them, or "
+                           "cancel them with --force")
+        log.info("workflow deleted workflow=%s cancelled=%d", name, len(running))
+        return len(running)
+
+
+class WorkflowRun(Table):
+    """A started instance of a workflow; its tasks are as they were defined when it started."""
+    number = AutoField()  # the order in which runs started
+    id = CharField(unique=True, max_length=32)
+    workflow_ref = CharField()
+    workflow_display_name = CharField(null=True)
+    workflow_version = IntegerField()
+    trigger = CharField(max_length=7)
+    routed = BooleanField()  # no workflow was named: the conditions chose it
+    delivery_key = CharField(null=True, max_length=64)
+    status = CharField(max_length=9)
+    status_message = TextField(null=True)
+    params = JSONText()
+    timeout = IntegerField(null=True)  # minutes
+    start_time = BigIntegerField()
+    end_time = BigIntegerField(null=True)
+    due = BigIntegerField(null=True)  # when the run or one of its waiting tasks times out next
+
+    @classmethod
+    def start(cls, workflow, delivery, routed, now):
+        """Start a run of the workflow; a repeated delivery gets the first run as it stands now.
+
+        Raises PayloadDiffers, TriggerDisabled, ConditionsNotMet; NotFound when the workflow is
+        deleted meanwhile.
+        """
+        while True:
+            first = cls.get_or_none(cls.delivery_key == delivery.key,
+                                    cls.workflow_ref == workflow.name) if delivery.key else None
+            if first:
+                if delivery.same_payload and not same_json(first.params["data"],
+                                                           delivery.arrived["data"]):
+                    raise PayloadDiffers("this Idempotency-Key came with another payload in "
+                                         f"run {first.id}; use a new key for a new payload")
+                return cls.find(first.id, now)
+            if not is_enabled(workflow.content, delivery.trigger):
+                raise TriggerDisabled(f"the {delivery.trigger} trigger of workflow {workflow.name} "
+                                      "is switched off in its definition")
+            if missing := unmet(workflow.content, delivery):
+                raise ConditionsNotMet(workflow.name, missing)
+            run = cls.planned(workflow, delivery, routed, now)
+            with database.writing():
+                stored = workflow.is_current() and run.store()
+            if stored:
+                run.tell()
+                return run
+            workflow = Workflow.named(workflow.name)  # it changed, or a repeat was faster
+
+    @classmethod
+    def planned(cls, workflow, delivery, routed, now):
+        """A new run with its tasks, not stored yet: those without dependencies wait already."""
+        content = workflow.content
+        run = cls(id=secrets.token_hex(16), workflow_ref=workflow.name,
+                  workflow_display_name=content.get("display_name"),
+                  workflow_version=workflow.version, trigger=delivery.trigger, routed=routed,
+                  delivery_key=delivery.key, status=RUNNING, start_time=now,
+                  params=delivery.params(content["params"]), timeout=content.get("timeout"))
+        run.adopt(TaskRun(position=position, id=secrets.token_hex(16), status=NOT_STARTED, **task)
+                  for position, task in enumerate(content["tasks"]))
+        run.story.append(f"run started workflow={run.workflow_ref} version={run.workflow_version} "
+                         f"trigger={run.trigger}")
+        run.advance(now)
+        run.as_of = now
+        return run
+
+    @classmethod
+    def resolve(cls, id, topic, status, results, now):
+        """End every task of the run that waits on the topic; those not started yet remember it.
+
+        Raises NotFound for an unknown run or topic, Conflict when every task has ended otherwise.
+        """
+        with database.writing():
+            run = cls.loaded(id)
+            run.expire(now)
+            tasks = [task for task in run.tasks if task.topic == topic]
+            for task in tasks:
+                if task.outcome is None:
+                    task.take_callback(status, results, now)
+            run.advance(now)
+            run.save_changes()
+        run.tell()
+        if not tasks:
+            raise NotFound(f"no task of run {id} waits on topic {topic!r}")
+        if all(task.outcome != status for task in tasks):
+            ends = ", ".join(f"{task.name} {task.outcome}" for task in tasks)
+            raise Conflict(f"topic {topic!r} of run {id} has ended already: {ends}")
+
+    @classmethod
+    def cancel(cls, id, now):
+        """End the run and its open tasks as cancelled. Raises NotFound, Conflict."""
+        with database.writing():
+            run = cls.loaded(id)
+            run.expire(now)
+            has_ended = run.status in ENDED
+            if not has_ended:
+                run.stop(CANCELLED, "cancelled by hand", now)
+            run.save_changes()
+        run.tell()
+        if has_ended:
+            raise Conflict(f"run {id} has ended already: {run.status}")
+
+    @classmethod
+    def find(cls, id, now):
+        """The run as it stands now, after what is overdue has ended. Raises NotFound."""
+        run = cls.loaded(id)
+        if run.due is not None and run.due <= now:
+            with database.writing():
+                run = cls.loaded(id)
+                run.expire(now)
+                run.save_changes()
+            run.tell()
+        run.as_of = now
+        return run
+
+    def advance(self, now):
+        """Start or skip the tasks whose turn has come; the last task's end ends the run (4.5)."""
+        by_name = {task.name: task for task in self.tasks}
+        while any([task.consider(by_name, now) for task in self.tasks]):
+            pass
+        if self.status == RUNNING and all(task.status in ENDED for task in self.tasks):
+            failures = [f"{task.name} {task.status}" for task in self.tasks
+                        if task.status in (FAILED, TIMED_OUT)
+                        and not any(other.handled(task) for other in self.tasks)]
+            self.end(FAILED if failures else SUCCEEDED, ", ".join(failures) or None, now)
+        self.due = min((part.deadline for part in self.parts() if part.deadline), default=None)
+
+    def expire(self, now):
+        """End what is overdue, what was due first ends first, and go on from there (section 5)."""
+        while self.due is not None and self.due <= now:
+            late = min((part for part in self.parts() if part.deadline), key=lambda p: p.deadline)
+            if late is self:
+                self.stop(TIMED_OUT, f"not done within {self.timeout} minutes", now)
+            else:
+                late.end(TIMED_OUT, f"no callback within {late.timeout} minutes", now)
+            self.advance(now)
+
+    def stop(self, status, message, now):
+        """End the run before its tasks have ended; those are cancelled."""
+        for task in self.tasks:
+            if task.status not in ENDED:
+                task.end(CANCELLED, message, now)
+        self.end(status, message, now)
+
+    def end(self, status, message, now):
+        self.status, self.status_message, self.end_time, self.due = status, message, now, None
+        self.story.append(f"run {status}" + (f" reason={message!r}" if message else ""))
+
+    def parts(self):
+        """What has a deadline; the run first, as it wins over a task due at the same moment."""
+        return [self, *self.tasks]
+
+    @property
+    def deadline(self):
+        if self.status == RUNNING and self.timeout:
+            return self.start_time + self.timeout * MINUTE
+
+    @property
+    def phase(self):
+        return PHASES[self.status]
+
+    @property
+    def creation_date(self):
+        return self.start_time
+
+    @property
+    def duration(self):
+        """Milliseconds, as of the time at which the run was looked at."""
+        return (self.end_time or self.as_of) - self.start_time
+
+    @classmethod
+    def loaded(cls, id):
+        """The stored run with its tasks. Raises NotFound."""
+        run = cls.get_or_none(cls.id == id)
+        if run is None:
+            raise NotFound(f"no run has the id {id!r}")
+        run.adopt(run.task_runs.order_by(TaskRun.position))
+        return run
+
+    def adopt(self, tasks):
+        self.tasks, self.story = list(tasks), []
+        for task in self.tasks:
+            task.run = self
+
+    def store(self):
+        """Insert the new run and its tasks; False when the same delivery has started one before."""
+        self.number = WorkflowRun.insert(self.__data__).on_conflict_ignore().execute()
+        if self.number is None:
+            return False
+        if self.tasks:
+            TaskRun.insert_many(
+                [{**task.__data__, "workflow_run": self.number} for task in self.tasks]).execute()
+        return True
+
+    def save_changes(self):
+        self.save()
+        for task in self.tasks:
+            task.save()
+
+    def tell(self):
+        """Log what changed, a line each, once it is committed."""
+        for line in self.story:
+            log.info("%s run=%s", line, self.id)
+
+    @classmethod
+    def newest(cls, workflow, status, limit, now):
+        """Runs, newest first, after what is overdue has ended; workflow and status narrow them."""
+        cls.expire_overdue(now)
+        query = cls.select().order_by(cls.number.desc()).limit(limit)
+        if workflow is not None:
+            query = query.where(cls.workflow_ref == workflow)
+        if status is not None:
+            query = query.where(cls.status == status)
+        runs = list(query.prefetch(TaskRun.select().order_by(TaskRun.position)))
+        for run in runs:
+            run.adopt(run.task_runs)
+            run.as_of = now
+        return runs
+
+    @classmethod
+    def expire_overdue(cls, now):
+        """End what is overdue in all runs, one transaction a run; how many runs that touched."""
+        touched = 0
+        overdue = cls.select(cls.id).where(cls.due <= now).order_by(cls.due).limit(BATCH)
+        while ids := [run.id for run in overdue.clone()]:
+            for id in ids:
+                cls.find(id, now)
+            touched += len(ids)
+        return touched
+
+    @classmethod
+    def purge(cls, before):
+        """Delete the runs that ended before that time, in small transactions; yields each count."""
+        batch = cls.select(cls.number).where(cls.end_time < before).limit(BATCH)
+        while True:
+            with database.writing():
+                count = cls.delete().where(cls.number.in_(batch.clone())).execute()
+            if not count:
+                return
+            yield count
+
+
+WorkflowRun.add_index(WorkflowRun.delivery_key, WorkflowRun.workflow_ref, unique=True,
+                      where=WorkflowRun.delivery_key.is_null(False))
+WorkflowRun.add_index(WorkflowRun.workflow_ref, WorkflowRun.number)
+WorkflowRun.add_index(WorkflowRun.status, WorkflowRun.number)
+WorkflowRun.add_index(WorkflowRun.due, where=WorkflowRun.due.is_null(False))
+WorkflowRun.add_index(WorkflowRun.end_time, where=WorkflowRun.end_time.is_null(False))
+
+
+class TaskRun(Table):
+    """A wait-for-event task of a run."""
+    workflow_run = ForeignKeyField(WorkflowRun, backref="task_runs", on_delete="CASCADE",
+                                   index=False)  # the primary key begins with it
+    position = IntegerField()
+    id = CharField(max_length=32)
+    name = CharField()
+    topic = CharField()
+    status = CharField(max_length=10)
+    status_message = TextField(null=True)
+    timeout = IntegerField(null=True)  # minutes
+    dependencies = JSONText()
+    start_time = BigIntegerField(null=True)
+    end_time = BigIntegerField(null=True)
+    callback_status = CharField(null=True, max_length=9)  # kept from before the start, if need be
+    callback_results = JSONText(null=True)
+
+    class Meta:
+        primary_key = CompositeKey("workflow_run", "position")
+
+    def consider(self, tasks, now):
+        """Start or skip this task if its dependencies allow it; say whether it moved."""
+        if self.status != NOT_STARTED:
+            return False
+        may_start = True
+        for dependency in self.dependencies:
+            other, condition = tasks[dependency["task_ref"]], dependency["execution_condition"]
+            if other.status not in ENDED:
+                may_start = False
+            elif other.status not in CONDITIONS[condition]:
+                self.end(SKIPPED, f"needs {condition} of {other.name}, which {other.status}", now)
+                return True
+        if may_start:
+            self.status, self.start_time = WAITING, now
+            self.run.story.append(f"task waiting task={self.name!r} topic={self.topic!r}")
+            if self.callback_status:
+                self.end(self.callback_status, None, now)
+        return may_start
+
+    def take_callback(self, status, results, now):
+        self.callback_status, self.callback_results = status, results
+        if self.status == WAITING:
+            self.end(status, None, now)
+
+    def end(self, status, message, now):
+        self.status, self.status_message, self.end_time = status, message, now
+        self.run.story.append(f"task {status} task={self.name!r} topic={self.topic!r}"
+                              + (f" reason={message!r}" if message else ""))
+
+    def handled(self, other):
+        """Whether this task ran because the other one may fail."""
+        return self.status in RAN and any(
+            dependency["task_ref"] == other.name and dependency["execution_condition"] != "success"
+            for dependency in self.dependencies)
+
+    @property
+    def outcome(self):
+        """How the task ended, or will end by the callback that it remembers; None while open."""
+        return self.callback_status or (self.status if self.status in ENDED else None)
+
+    @property
+    def phase(self):
+        return PHASES[self.status]
+
+    @property
+    def creation_date(self):
+        return self.run.start_time
+
+    @property
+    def duration(self):
+        return (self.end_time or self.run.as_of) - self.start_time if self.start_time else 0
+
+    @property
+    def results(self):
+        return self.callback_results if self.status in (SUCCEEDED, FAILED) else []
+
+    @property
+    def deadline(self):
+        if self.status == WAITING and self.timeout:
+            return self.start_time + self.timeout * MINUTE
+
+
+TABLES = [Workflow, WorkflowRun, TaskRun]

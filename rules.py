@@ -1,0 +1,74 @@
+"""The contract's words for a state, and whether what arrived starts a workflow (sections 2, 3)."""
+import json
+import re
+from typing import NamedTuple
+
+NOT_STARTED, WAITING, RUNNING = "notstarted", "waiting", "running"
+SUCCEEDED, FAILED, TIMED_OUT = "succeeded", "failed", "timedout"
+SKIPPED, CANCELLED = "skipped", "cancelled"
+RAN = {SUCCEEDED, FAILED, TIMED_OUT}
+ENDED = RAN | {SKIPPED, CANCELLED}
+PHASES = {NOT_STARTED: "pending", WAITING: "running", RUNNING: "running",
+          **dict.fromkeys(ENDED, "completed")}
+#: How a task must have ended for each execution condition of those that depend on it (4.5).
+CONDITIONS = {"success": {SUCCEEDED}, "failure": {FAILED, TIMED_OUT}, "always": ENDED}
+
+
+class Delivery(NamedTuple):
+    """What arrived for a trigger, and the digest by which its sender's repeats are known."""
+    trigger: str
+    arrived: dict  # "data" and "event", as far as there are any
+    key: str | None = None
+    same_payload: bool = False  # a repeat must carry the payload of the first
+
+    @property
+    def subject(self):
+        """The first segment of the event's subject: it may name the workflow (contract 4.2)."""
+        subject = self.arrived.get("event", {}).get("subject", "")
+        return subject.removeprefix("/").partition("/")[0]
+
+    def params(self, declared):
+        """A run's parameters by name: what arrived, then the declared ones that have a value."""
+        data = self.arrived.get("data")
+        given = data if isinstance(data, dict) else {}
+        values = {param["name"]: given.get(param["name"], param.get("default_value"))
+                  for param in declared if param["name"] in given or "default_value" in param}
+        return {**self.arrived, **values, **self.arrived}  # what arrived stands first, and wins
+
+
+def is_enabled(definition, trigger):
+    """Whether the definition's trigger is on, which it is unless it says otherwise."""
+    return definition["triggers"].get(trigger, {}).get("enabled", True)
+
+
+def unmet(definition, delivery):
+    """The first condition of the delivery's trigger that does not hold, in words, or None."""
+    params = delivery.params(definition["params"])
+    for condition in definition["triggers"].get(delivery.trigger, {}).get("conditions", []):
+        if not holds(condition, params):
+            wanted = json.dumps(condition.get("value", condition.get("one_of")), ensure_ascii=False)
+            return f"condition not met: {condition['field']} {condition['operation']} {wanted}"
+    return None
+
+
+def holds(condition, params):
+    """Whether the condition holds; its path goes through objects only."""
+    value = params
+    for key in condition["field"].split("."):
+        if not isinstance(value, dict) or key not in value:
+            return False
+        value = value[key]
+    if condition["operation"] == "matches":
+        return isinstance(value, str) and bool(re.fullmatch(condition["value"], value))
+    if condition["operation"] == "in":
+        return any(same_json(value, wanted) for wanted in condition["one_of"])
+    return same_json(value, condition["value"])
+
+
+def same_json(one, other):
+    """Whether two JSON values are equal: 1 is 1.0, but true is not 1."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same_json(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same_json, one, other))
+    return isinstance(one, bool) == isinstance(other, bool) and one == other

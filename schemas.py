@@ -1,0 +1,358 @@
+"""What comes in, checked (CloudEvents: events.py), and what goes out. camelCase lives here only."""
+import graphlib
+import json
+import math
+import re
+from collections import Counter
+from datetime import datetime, timezone
+
+from marshmallow import (EXCLUDE, Schema, ValidationError, fields, post_dump, post_load, pre_load,
+                         validate, validates_schema)
+
+MAX_DEPTH = 200
+TEN_YEARS = 5_256_000  # minutes
+
+
+# JSON (RFC 8259)
+
+def finite(text):
+    if math.isinf(number := float(text)):
+        raise ValueError(f"the number {text[:40]} is too large")
+    return number
+
+
+def refuse_constant(text):
+    raise ValueError(f"{text} is not JSON")
+
+
+DECODER = json.JSONDecoder(parse_float=finite, parse_constant=refuse_constant)
+
+
+def parse_json(raw, field="body"):
+    """The value of UTF-8 JSON bytes. Raises ValidationError for what is malformed (4.7)."""
+    try:
+        text = raw.decode()
+        value = DECODER.decode(text)
+        if text.count("[") + text.count("{") > MAX_DEPTH and depth(value) > MAX_DEPTH:
+            raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        message = f"not UTF-8 (byte {error.start})"
+    except UnicodeEncodeError:
+        message = "a lone surrogate (half of a \\u pair)"
+    except RecursionError:
+        message = f"nested deeper than {MAX_DEPTH} levels"
+    except ValueError as error:
+        message = str(error)
+    else:
+        return value
+    raise ValidationError(f"malformed JSON: {message}", field)
+
+
+def depth(value):
+    """How many arrays and objects stand inside each other."""
+    levels, containers = 0, [value] if isinstance(value, (dict, list)) else []
+    while containers:
+        levels += 1
+        children = [child for container in containers for child in
+                    (container.values() if isinstance(container, dict) else container)]
+        containers = [child for child in children if isinstance(child, (dict, list))]
+    return levels
+
+
+def parse_object(raw, field="body"):
+    """As `parse_json`, for a JSON object only."""
+    value = parse_json(raw, field)
+    if not isinstance(value, dict):
+        raise ValidationError("must be a JSON object", field)
+    return value
+
+
+def together(*loads):
+    """The result of each call; all their mistakes are raised as one ValidationError."""
+    results, mistakes = [], {}
+    for load in loads:
+        try:
+            results.append(load())
+        except ValidationError as error:
+            mistakes.update(error.normalized_messages())
+    if mistakes:
+        raise ValidationError(mistakes)
+    return results
+
+
+# Query strings
+
+class Parameter(fields.String):
+    """A query parameter, as the list of the values it was given."""
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        if len(value) > 1:
+            raise ValidationError("given more than once")
+        if not value[0] or "\0" in value[0]:
+            raise ValidationError("must not be empty" if not value[0] else "must not contain NUL")
+        return super()._deserialize(value[0], attr, data, **kwargs)
+
+
+def parameter(**options):
+    return Parameter(validate=validate.Length(max=255), **options)
+
+
+class TriggerQuery(Schema):
+    class Meta:
+        unknown = EXCLUDE
+
+    workflow = parameter(load_default=None)
+
+
+class CallbackQuery(Schema):
+    class Meta:
+        unknown = EXCLUDE
+
+    workflowrun = parameter(required=True)
+    topic = parameter(required=True)
+    status = parameter(load_default="succeeded")
+
+    @post_load
+    def known_status(self, query, **kwargs):
+        query["status"] = query["status"].lower()
+        if query["status"] not in ("succeeded", "failed"):
+            raise ValidationError("must be succeeded or failed", "status")
+        return query
+
+
+class IdempotencyKey(fields.String):
+    """The IETF draft's quoted string (RFC 8941 3.3.3), or a bare value."""
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        if value.startswith('"'):
+            if not re.fullmatch(r'"(?:[ !#-\[\]-~]|\\["\\])*"', value):
+                raise ValidationError('must be a quoted string such as "8e03978e"')
+            value = re.sub(r"\\(.)", r"\1", value[1:-1])
+        if not 1 <= len(value) <= 255:
+            raise ValidationError("must have 1 to 255 characters")
+        return value
+
+
+class DeliveryHeaders(Schema):
+    """The ids by which senders make their repeats known, the one that counts first."""
+    class Meta:
+        unknown = EXCLUDE
+
+    idempotency_key = IdempotencyKey(data_key="Idempotency-Key")
+    webhook_id = fields.String(data_key="Webhook-Id")
+    github_delivery = fields.String(data_key="X-Github-Delivery")
+
+    @post_load
+    def first(self, headers, **kwargs):
+        """The name and value of the header that counts, or None."""
+        given = ((name, headers[name]) for name in self.fields if headers.get(name))
+        return next(given, None)
+
+
+# Workflow definitions (contract 3)
+
+class Definition(Schema):
+    """What the parts of a definition share: a null is no value, unknown keys are ignored."""
+    class Meta:
+        unknown = EXCLUDE
+
+    @pre_load
+    def leave_out_null(self, part, **kwargs):
+        if not isinstance(part, dict):
+            return part  # refused by marshmallow
+        return {key: value for key, value in part.items() if value is not None}
+
+
+def fits(test, message):
+    """A validator: the test must hold for the value."""
+    def check(value):
+        if not test(value):
+            raise ValidationError(message)
+    return check
+
+
+def text(**options):
+    checks = [validate.Length(1, 255), fits(lambda value: "\0" not in value, "contains NUL")]
+    return fields.String(validate=checks, **options)
+
+
+def minutes():
+    return fields.Integer(strict=True, validate=validate.Range(0, TEN_YEARS))
+
+
+class Flag(fields.Boolean):
+    """JSON's true or false, and nothing that merely looks like it."""
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        if not isinstance(value, bool):
+            raise self.make_error("invalid")
+        return value
+
+
+class Condition(Definition):
+    field = text(required=True)
+    operation = fields.String(required=True, validate=validate.OneOf(["equals", "matches", "in"]))
+    value = fields.Raw()
+    # Not named `values`: marshmallow would dump a dict's method when there is no such key.
+    one_of = fields.List(fields.Raw(allow_none=True), data_key="values")
+
+    @validates_schema
+    def check_operand(self, condition, **kwargs):
+        key = "one_of" if condition["operation"] == "in" else "value"
+        if key not in condition:
+            raise ValidationError(f"required by {condition['operation']}",
+                                  self.fields[key].data_key or key)
+        if condition["operation"] == "matches":
+            try:
+                re.compile(condition["value"])
+            except (re.error, TypeError, OverflowError, RecursionError) as error:
+                raise ValidationError(f"not a regular expression: {error}", key) from error
+
+
+class Trigger(Definition):
+    enabled = Flag()
+    conditions = fields.List(fields.Nested(Condition))
+
+
+class Triggers(Definition):
+    webhook = fields.Nested(Trigger)
+    event = fields.Nested(Trigger)
+
+
+class DeclaredParam(Definition):
+    name = text(required=True)
+    default_value = fields.Raw(data_key="defaultValue")
+
+
+class Dependency(Definition):
+    task_ref = text(required=True, data_key="taskRef")
+    execution_condition = fields.String(data_key="executionCondition", load_default="success",
+                                        validate=validate.OneOf(["success", "failure", "always"]))
+
+
+class Task(Definition):
+    """A wait-for-event task; its one parameter, the topic, is a field of its own in here."""
+    name = text(required=True)
+    type = fields.String(required=True, load_only=True, validate=fits(
+        lambda type: type in ("eventwait", "start", "end"), "only eventwait tasks run here"))
+    topic = text()
+    timeout = minutes()
+    dependencies = fields.List(fields.Nested(Dependency), load_default=list)
+
+    @pre_load
+    def take_topic(self, task, **kwargs):
+        params = task.get("params") if isinstance(task, dict) else None
+        topics = [param.get("value") for param in params if isinstance(param, dict)
+                  and param.get("name") == "topic"] if isinstance(params, list) else []
+        return {**task, "topic": topics[0] if topics else None} if isinstance(task, dict) else task
+
+    @validates_schema(skip_on_field_errors=False)
+    def check_topic(self, task, **kwargs):
+        if task.get("type") == "eventwait" and "topic" not in task:
+            raise ValidationError("needs a parameter named topic, with a text", "params")
+
+    @post_dump
+    def give_topic(self, task, **kwargs):
+        topic = task.pop("topic")
+        return {"name": task.pop("name"), "type": "eventwait",
+                "params": [{"name": "topic", "value": topic}], **task}
+
+
+class WorkflowDefinition(Definition):
+    name = fields.String(required=True, validate=validate.Regexp(
+        r"[A-Za-z0-9._-]{1,100}\Z", error="must be 1 to 100 of a-z A-Z 0-9 . _ -"))
+    display_name = text(data_key="displayName")
+    triggers = fields.Nested(Triggers, load_default=dict)
+    params = fields.List(fields.Nested(DeclaredParam), load_default=list)
+    timeout = minutes()
+    tasks = fields.List(fields.Nested(Task), load_default=list)
+
+    @validates_schema(skip_on_field_errors=False)
+    def check_names_and_graph(self, definition, **kwargs):
+        tasks = [task for task in definition.get("tasks", []) if task and "name" in task]
+        mistakes = {
+            "params": [f"two parameters are named {name!r}" for name, count in Counter(
+                param.get("name") for param in definition.get("params", [])).items() if count > 1],
+            "tasks": [f"two tasks are named {name!r}" for name, count in Counter(
+                task["name"] for task in tasks).items() if count > 1]}
+        graph = {task["name"]: [needed["task_ref"] for needed in task.get("dependencies", [])
+                                if "task_ref" in needed] for task in tasks}
+        for name, needed in graph.items():
+            mistakes["tasks"] += [f"task {name!r} depends on itself" for other in needed
+                                  if other == name]
+            mistakes["tasks"] += [f"task {name!r} depends on {other!r}, which is no task of this "
+                                  "workflow" for other in needed if other not in graph]
+        try:
+            graphlib.TopologicalSorter(graph).prepare()
+        except graphlib.CycleError as error:
+            if len(circle := error.args[1]) > 2:
+                mistakes["tasks"].append(f"tasks wait for each other: {' → '.join(circle)}")
+        if mistakes := {field: messages for field, messages in mistakes.items() if messages}:
+            raise ValidationError(mistakes)
+
+    @post_load
+    def keep_what_waits(self, definition, **kwargs):
+        """Start and end tasks are only the edges of the graph; a timeout of 0 is none."""
+        waits = [task for task in definition["tasks"] if task.pop("type") == "eventwait"]
+        names = {task["name"] for task in waits}
+        for task in waits:
+            task["dependencies"] = [dependency for dependency in task["dependencies"]
+                                    if dependency["task_ref"] in names]
+        for timed in [definition, *waits]:
+            if timed.get("timeout") == 0:
+                del timed["timeout"]
+        return {**definition, "tasks": waits}
+
+
+# The WorkflowRun (contract 4.6)
+
+class Time(fields.Integer):
+    """Milliseconds since 1970, as UTC text."""
+
+    def _serialize(self, value, attr, obj, **kwargs):
+        if value is None:
+            return None
+        moment = datetime.fromtimestamp(value / 1000, timezone.utc)
+        return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class Outgoing(Schema):
+    """What a run and its tasks share: keys without a value are left out."""
+    @post_dump
+    def leave_out_none(self, part, **kwargs):
+        return {key: value for key, value in part.items() if value is not None}
+
+
+class TaskRunSchema(Outgoing):
+    id = fields.String()
+    name = fields.String()
+    type = fields.Constant("eventwait")
+    status = fields.String()
+    phase = fields.String()
+    status_message = fields.String(data_key="statusMessage")
+    creation_date = Time(data_key="creationDate")
+    start_time = Time(data_key="startTime")
+    duration = fields.Integer()
+    timeout = fields.Integer()
+    params = fields.Function(lambda task: [{"name": "topic", "value": task.topic}])
+    results = fields.Raw()
+
+
+class WorkflowRunSchema(Outgoing):
+    id = fields.String()
+    workflow_ref = fields.String(data_key="workflowRef")
+    workflow_display_name = fields.String(data_key="workflowDisplayName")
+    workflow_version = fields.Integer(data_key="workflowVersion")
+    trigger = fields.String()
+    status = fields.String()
+    phase = fields.String()
+    status_message = fields.String(data_key="statusMessage")
+    creation_date = Time(data_key="creationDate")
+    start_time = Time(data_key="startTime")
+    duration = fields.Integer()
+    timeout = fields.Integer()
+    params = fields.Function(lambda run: [{"name": name, "value": value}
+                                          for name, value in run.params.items()])
+    tasks = fields.List(fields.Nested(TaskRunSchema))

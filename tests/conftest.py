@@ -1,0 +1,120 @@
+"""Small fixtures: a service on a database of its own, a clock to move, its client and commands."""
+import json
+
+import pytest
+
+from app import create_app
+from database import database
+
+MINUTE = 60_000
+
+
+class Clock:
+    """The service's clock in milliseconds since 1970; it stands still until a test moves it."""
+
+    def __init__(self):
+        self.now = 1_795_424_400_000  # 2026-11-23T09:00:00Z
+
+    def __call__(self):
+        return self.now
+
+    def advance(self, minutes=0, milliseconds=0):
+        self.now += minutes * MINUTE + milliseconds
+
+
+class Commands:
+    """Runs `flask` commands as a person types them."""
+
+    def __init__(self, app):
+        self.runner = app.test_cli_runner()
+
+    def __call__(self, *args, input=None):
+        return self.runner.invoke(args=[str(arg) for arg in args], input=input)
+
+    def json(self, *args):
+        result = self(*args)
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def environ(tmp_path):
+    """The service's settings; a test that needs others overrides this fixture."""
+    return {"DATABASE_URL": f"sqlite:///{tmp_path}/signalbox.db"}
+
+
+@pytest.fixture
+def app(environ, clock):
+    yield create_app(environ, clock)
+    database.close()
+
+
+@pytest.fixture
+def client(app):
+    return app.test_client()
+
+
+@pytest.fixture
+def flask(app):
+    return Commands(app)
+
+
+def wait_task(name, topic=None, timeout=None, **dependencies):
+    """A wait-for-event task; dependencies as name="success" | "failure" | "always"."""
+    task = {"name": name, "type": "eventwait",
+            "params": [{"name": "topic", "value": topic or name}]}
+    if timeout is not None:
+        task["timeout"] = timeout
+    if dependencies:
+        task["dependencies"] = [{"taskRef": ref, "executionCondition": condition}
+                                for ref, condition in dependencies.items()]
+    return task
+
+
+@pytest.fixture
+def define(flask):
+    """Apply a workflow: define("release", wait_task("tests"), timeout=60); returns its name."""
+    def define(name, *tasks, **keys):
+        definition = {"name": name, "tasks": tasks, **keys}
+        result = flask("workflow", "apply", "-", input=json.dumps(definition))
+        assert result.exit_code == 0, result.output
+        return name
+    return define
+
+
+@pytest.fixture
+def start(client):
+    """Start a run through the webhook and return it: start("release", {"version": 1})."""
+    def start(workflow, payload=None, **headers):
+        answer = client.post("/api/v2/webhook", query_string={"workflow": workflow},
+                             json=payload or {}, headers=headers)
+        assert answer.status_code == 200, answer.text
+        return answer.json
+    return start
+
+
+@pytest.fixture
+def callback(client):
+    """Call back: callback(run, "tests", status="failed", json={...}); without json it is a GET."""
+    def callback(run, topic, status=None, json=None):
+        query = {"workflowrun": run["id"], "topic": topic, **({"status": status} if status else {})}
+        if json is None:
+            return client.get("/api/v2/callback", query_string=query)
+        return client.post("/api/v2/callback", query_string=query, json=json)
+    return callback
+
+
+@pytest.fixture
+def show(flask):
+    """The run as it is stored now: show(run)."""
+    return lambda run: flask.json("workflowrun", "show", run["id"])
+
+
+def statuses(run):
+    """The status of each task by name."""
+    return {task["name"]: task["status"] for task in run["tasks"]}
