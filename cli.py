@@ -1,6 +1,7 @@
 """`flask workflow …` and `flask workflowrun …`: how people operate the service."""
 import json
 import logging
+import math
 import re
 import shutil
 import sys
@@ -31,6 +32,7 @@ class Group(AppGroup):
         if sys.stderr.isatty():
             log.setLevel(logging.WARNING)  # what a command prints is enough for a person
         try:
+            database.database.prepare()
             return super().invoke(ctx)
         except Refused as error:
             raise click.ClickException(str(error)) from error
@@ -47,6 +49,16 @@ class Duration(click.ParamType):
         if not match:
             self.fail(f"{value!r} is not a whole number and s, m, h or d, such as 30d")
         return int(match[1]) * SECONDS[match[2]]
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds; not every float is one."""
+
+    def convert(self, value, param, ctx):
+        seconds = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is not a number of seconds")
+        return seconds
 
 
 def now():
@@ -173,7 +185,7 @@ def workflowrun_show(id):
 
 @workflowrun.command("wait")
 @click.argument("id")
-@click.option("--timeout", metavar="SECONDS", type=click.FloatRange(min=0, max=1e9),
+@click.option("--timeout", metavar="SECONDS", type=Seconds(min=0, max=1e9),
               help="Stop waiting after this long.")
 def workflowrun_wait(id, timeout):
     """Wait until a run ends, and print it.
@@ -216,3 +228,16 @@ def workflowrun_purge(older_than):
     """Delete the runs that ended longer ago; their delivery ids are forgotten with them."""
     count = sum(WorkflowRun.purge(now() - older_than * 1000))
     click.echo(f"purged {count} runs")
+
+
+@click.group(cls=Group)
+def db():
+    """Look after the database."""
+
+
+@db.command("backup")
+@click.argument("file", type=click.Path(dir_okay=False))
+def db_backup(file):
+    """Copy the database to a new file, as of now, while the service goes on."""
+    database.database.backup(file)
+    click.echo(f"saved {file}; to restore, stop the service and put it in the database's place")

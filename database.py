@@ -3,7 +3,6 @@
 What is particular to SQLite stands here and nowhere else.
 """
 import fcntl
-import json
 import logging
 import os
 import sqlite3
@@ -11,23 +10,24 @@ import time
 from contextlib import contextmanager
 
 from peewee import (DatabaseError, DatabaseProxy, InterfaceError, Model, OperationalError,
-                    SqliteDatabase, TextField)
+                    SqliteDatabase)
 from playhouse import db_url
 
 from errors import Unusable
 
 log = logging.getLogger("signalbox")
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x51674278  # "QgBx": SQLite's mark for whose file this is
-BUSY_SECONDS = 5  # how long a writer waits for another program that holds the database
+BUSY_SECONDS = 2  # how long a writer waits for another program that holds the database
+RETRY_SECONDS = 1  # and how long nobody waits again once that was in vain
 
 #: What a caller may try again later: the database is busy, full or out of reach.
 UNAVAILABLE = (OperationalError, InterfaceError, Unusable)
 
 
 class Sqlite(SqliteDatabase):
-    """A SQLite file: WAL, a commit waits for the disk, writers queue in the order they came."""
+    """A SQLite file: WAL, a commit waits for the disk, writers wait in a queue for each other."""
 
     #: Result codes that waiting does not cure (https://sqlite.org/rescode.html).
     FATAL = {sqlite3.SQLITE_CANTOPEN: "cannot be opened",
@@ -36,13 +36,15 @@ class Sqlite(SqliteDatabase):
              sqlite3.SQLITE_NOTADB: "is not a database",
              sqlite3.SQLITE_CORRUPT: "is damaged; restore a backup"}
 
-    ready = False
+    ready = False  # set by prepare(), before which nothing else may be asked
+    held_until = 0
 
     def __init__(self, database, **options):
         if database == ":memory:":
             raise ValueError("a database in memory would forget every run; name a file")
-        super().__init__(database, lock_type="IMMEDIATE", **{"timeout": BUSY_SECONDS, **options},
-                         pragmas={"synchronous": "FULL", "foreign_keys": 1})
+        super().__init__(database, lock_type="IMMEDIATE", returning_clause=True,
+                         pragmas={"synchronous": "FULL", "foreign_keys": 1},
+                         **{"timeout": BUSY_SECONDS, **options})
 
     @contextmanager
     def writing(self):
@@ -50,40 +52,70 @@ class Sqlite(SqliteDatabase):
 
         SQLite's own busy handler polls with growing sleeps, which starves some writers under load.
         """
-        with open(f"{self.database}-queue", "w") as queue:
-            fcntl.flock(queue, fcntl.LOCK_EX)
-            with self.atomic():
-                yield
+        with self.queue(), self.atomic():
+            yield
+
+    @contextmanager
+    def queue(self):
+        descriptor = os.open(f"{self.database}-queue", os.O_WRONLY | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)  # which leaves the queue, as a killed process does
+
+    def begin(self, lock_type=None):
+        """Begin; soon after one long wait in vain, refuse at once.
+
+        Otherwise each writer in the queue would wait as long, one after the other.
+        """
+        if time.monotonic() < self.held_until:
+            raise OperationalError("another program holds the database")
+        try:
+            super().begin(lock_type)
+        except OperationalError:
+            self.held_until = time.monotonic() + RETRY_SECONDS
+            raise
 
     def rollback(self):
         """Roll back, unless SQLite already did so by itself (as it does when the disk is full)."""
         if self.connection().in_transaction:
             super().rollback()
 
-    def prepare(self, tables):
+    def prepare(self):
         """Make the file and its tables, or check that they are ours and not newer than the code."""
+        if self.ready:
+            return
         folder = os.path.dirname(os.path.abspath(self.database))
         try:
             os.makedirs(folder, exist_ok=True)
-            with open(f"{self.database}-queue", "w") as queue:
-                fcntl.flock(queue, fcntl.LOCK_EX)
+            with self.queue():
                 self._check_owner()
                 self._use_wal()
                 with self.atomic():
-                    self._bring_up_to_date(tables)
+                    self._bring_up_to_date()
         except OSError as error:
             raise Unusable(f"{self.database}: {error.strerror}") from error
         except DatabaseError as error:
-            code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF  # without the extended part
+            cause = error
+            while hasattr(cause, "orig"):  # Peewee wraps the driver's error once or twice
+                cause = cause.orig
+            code = getattr(cause, "sqlite_errorcode", 0) & 0xFF  # without the extended part
             if code in self.FATAL:
                 raise Unusable(f"{self.database} {self.FATAL[code]}") from error
             raise
         finally:
             self.close()
-        descriptor = os.open(folder, os.O_RDONLY)  # a new file's name must reach the disk as well
-        os.fsync(descriptor)
-        os.close(descriptor)
+        sync(folder)  # a new file's name must reach the disk as well
         self.ready = True
+
+    def backup(self, path):
+        """Copy the database to a new file, as of now, while others go on. Raises Unusable."""
+        if os.path.exists(path):
+            raise Unusable(f"{path} exists already; name a new file")
+        self.execute_sql("VACUUM INTO ?", (path,))
+        sync(path)
+        sync(os.path.dirname(os.path.abspath(path)))
 
     def _check_owner(self):
         if self.application_id != APPLICATION_ID and self.get_tables():
@@ -105,11 +137,17 @@ class Sqlite(SqliteDatabase):
                     raise
                 time.sleep(0.05)
 
-    def _bring_up_to_date(self, tables):
+    def _bring_up_to_date(self):
         if self.user_version < SCHEMA_VERSION:
-            self.create_tables(tables)
+            self.create_tables(self.tables)  # and what an older schema lacks of tables and indexes
             self.application_id = APPLICATION_ID
             self.user_version = SCHEMA_VERSION
+
+
+def sync(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
 
 
 SCHEMES = {"sqlite": Sqlite}
@@ -120,17 +158,42 @@ class Table(Model):
     class Meta:
         database = database
         legacy_table_names = False
-        only_save_dirty = True
+
+    @classmethod
+    def made(cls, values):
+        """An instance with these values by name, as a row of the table gives them."""
+        instance = cls(__no_default__=True)
+        instance.__data__.update(values)
+        return instance
 
 
-class JSONText(TextField):
-    """JSON kept as ASCII text. (Peewee's JSONField is `jsonb` on PostgreSQL, which refuses NUL.)"""
+class Statement:
+    """A frequent statement: Peewee builds its SQL once, it runs with new values in their order.
 
-    def db_value(self, value):
-        return None if value is None else json.dumps(value)
+    Building takes Peewee some ten times as long as running takes SQLite.
+    """
 
-    def python_value(self, value):
-        return None if value is None else json.loads(value)
+    def __init__(self, build):
+        self.build, self.built_for = build, None
+
+    def built(self):
+        if self.built_for is not database.obj:
+            query = self.build()
+            self.sql, self.model = query.sql()[0], query.model
+            self.names = [field.name for field in query.model._meta.sorted_fields]
+            self.built_for = database.obj
+        return self.sql
+
+    def run(self, *values):
+        return database.execute_sql(self.built(), values)
+
+    def run_many(self, rows):
+        database.connection().executemany(self.built(), rows)
+
+    def fetch(self, *values):
+        """The selected rows, all their columns, as instances of the model."""
+        rows = self.run(*values).fetchall()
+        return [self.model.made(zip(self.names, row)) for row in rows]
 
 
 def connect(url, tables):
@@ -143,7 +206,8 @@ def connect(url, tables):
     if scheme not in SCHEMES:
         raise ValueError(f"unknown scheme {scheme!r}; known: {', '.join(SCHEMES)}")
     database.initialize(SCHEMES[scheme](**db_url.parse(url)))
+    database.obj.tables = tables
     try:
-        database.prepare(tables)
+        database.prepare()
     except (OperationalError, InterfaceError) as error:
         log.warning("database not ready, tried again at the next request: %s", error)

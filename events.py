@@ -23,9 +23,9 @@ URI_REFERENCE = re.compile(
 TOKEN = r"[\w!#$%&'*+.^`|~-]+"
 QUOTED = r'"(?:[^"\\\x00-\x1f]|\\.)*"'
 MEDIA_TYPE = re.compile(  # RFC 9110 8.3.1
-    rf"{TOKEN}/{TOKEN}(?:[ \t]*;[ \t]*(?:{TOKEN}=(?:{TOKEN}|{QUOTED}))?)*", re.ASCII)
+    rf"{TOKEN}/{TOKEN}(?:[ \t]*+;[ \t]*+(?:{TOKEN}=(?:{TOKEN}|{QUOTED}))?)*+", re.ASCII)
 RFC_3339 = re.compile(
-    r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII)
+    r"\d{4}-\d\d-\d\d[Tt]\d\d:[0-5]\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:[0-5]\d)", re.ASCII)
 #: What a CloudEvents string must not hold (spec, "Type System").
 NOT_IN_STRING = re.compile("[\0-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff]")
 
@@ -34,8 +34,10 @@ def is_timestamp(text):
     """Whether the text is an RFC 3339 date-time; a leap second is one."""
     if not RFC_3339.fullmatch(text):
         return False
+    if text[17:19] == "60":
+        text = f"{text[:17]}59{text[19:]}"
     try:
-        datetime.fromisoformat(text.upper().replace(":60", ":59", 1))
+        datetime.fromisoformat(text.upper())
     except ValueError:
         return False
     return True

@@ -5,12 +5,13 @@ Times are milliseconds since 1970 (UTC) and always come in as `now`; nothing her
 import json
 import logging
 import secrets
+from contextlib import contextmanager
 from functools import lru_cache
 
 from peewee import (AutoField, BigIntegerField, BooleanField, CharField, CompositeKey,
                     ForeignKeyField, IntegerField, TextField)
 
-from database import JSONText, Table, database
+from database import Statement, Table, database
 from errors import Ambiguous, ConditionsNotMet, Conflict, NotFound, PayloadDiffers, TriggerDisabled
 from rules import (CANCELLED, CONDITIONS, ENDED, FAILED, NOT_STARTED, PHASES, RAN, RUNNING, SKIPPED,
                    SUCCEEDED, TIMED_OUT, WAITING, is_enabled, same_json, unmet)
@@ -18,11 +19,12 @@ from rules import (CANCELLED, CONDITIONS, ENDED, FAILED, NOT_STARTED, PHASES, RA
 log = logging.getLogger("signalbox")
 
 MINUTE = 60_000
-BATCH = 500  # rows or runs that one transaction of expire or purge touches at most
+BATCH = 500  # how many runs one look of expire, or one transaction of purge, takes on
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def parsed(text):
+    """The value of stored JSON. Shared between callers, so never changed."""
     return json.loads(text)
 
 
@@ -34,16 +36,18 @@ class Workflow(Table):
 
     @property
     def content(self):
-        """The definition's value. Shared between callers, so never changed."""
         return parsed(self.definition)
 
     @classmethod
     def named(cls, name):
         """The workflow of that name. Raises NotFound."""
-        workflow = cls.get_or_none(cls.name == name)
-        if workflow is None:
-            raise NotFound(f"no workflow is named {name!r}; see `flask workflow list`")
-        return workflow
+        for workflow in WORKFLOW_BY_NAME.fetch(name):
+            return workflow
+        raise NotFound(f"no workflow is named {name!r}; `flask workflow list` shows all")
+
+    def is_current(self):
+        return [(stored.version, stored.definition) for stored in WORKFLOW_BY_NAME.fetch(self.name)
+                ] == [(self.version, self.definition)]
 
     @classmethod
     def choose(cls, name, delivery):
@@ -72,11 +76,6 @@ class Workflow(Table):
             raise Ambiguous(f"several workflows take this: {names}; choose with ?workflow=NAME")
         return willing[0], True
 
-    def is_current(self):
-        """Whether the stored workflow is still this one."""
-        return Workflow.select().where(
-            Workflow.name == self.name, Workflow.definition == self.definition).exists()
-
     @classmethod
     def apply(cls, definitions):
         """Store all definitions or none; (name, version, "created"|"updated"|"unchanged") each."""
@@ -102,30 +101,51 @@ class Workflow(Table):
 
     @classmethod
     def remove(cls, name, force, now):
-        """Delete a workflow; its ended runs stay. Raises Conflict unless forced to cancel."""
+        """Delete a workflow and return how many of its runs that cancelled; ended runs stay.
+
+        Raises NotFound; Conflict while runs are under way, unless forced.
+        """
+        WorkflowRun.expire_overdue(now)
         with database.writing():
             workflow = cls.named(name)
-            running = (WorkflowRun.workflow_ref == name) & (WorkflowRun.status == RUNNING)
-            runs = [WorkflowRun.loaded(run.id) for run in WorkflowRun.select().where(running)]
-            for run in runs:
-                run.expire(now)
-            running = [run for run in runs if run.status == RUNNING]
-            if force or not running:
-                for run in running:
-                    run.stop(CANCELLED, "its workflow was deleted", now)
-                workflow.delete_instance()
-            for run in runs:
+            running = [WorkflowRun.loaded(run.id) for run in WorkflowRun.select().where(
+                WorkflowRun.workflow_ref == name, WorkflowRun.status == RUNNING)]
+            if running and not force:
+                raise Conflict(f"workflow {name} has {len(running)} runs under way; wait for them, "
+                               "or cancel them with --force")
+            for run in running:
+                run.stop(CANCELLED, "its workflow was deleted", now)
                 run.save_changes()
-        for run in runs:
+            workflow.delete_instance()
+        for run in running:
             run.tell()
-        if running and not force:
-            raise Conflict(f"workflow {name} has {len(running)} runs under way; wait for them, or "
-                           "cancel them with --force")
         log.info("workflow deleted workflow=%s cancelled=%d", name, len(running))
         return len(running)
 
 
-class WorkflowRun(Table):
+class Timed(Table):
+    """What a run and its tasks share: `run` is the run itself or the task's."""
+
+    @property
+    def phase(self):
+        return PHASES[self.status]
+
+    @property
+    def creation_date(self):
+        return self.run.start_time
+
+    @property
+    def duration(self):
+        """Milliseconds, as of the time at which the run was looked at."""
+        return (self.end_time or self.run.as_of) - self.start_time if self.start_time else 0
+
+    @property
+    def deadline(self):
+        if self.status in (RUNNING, WAITING) and self.timeout:
+            return self.start_time + self.timeout * MINUTE
+
+
+class WorkflowRun(Timed):
     """A started instance of a workflow; its tasks are as they were defined when it started."""
     number = AutoField()  # the order in which runs started
     id = CharField(unique=True, max_length=32)
@@ -137,11 +157,13 @@ class WorkflowRun(Table):
     delivery_key = CharField(null=True, max_length=64)
     status = CharField(max_length=9)
     status_message = TextField(null=True)
-    params = JSONText()
+    params_json = TextField(column_name="params")
     timeout = IntegerField(null=True)  # minutes
     start_time = BigIntegerField()
     end_time = BigIntegerField(null=True)
     due = BigIntegerField(null=True)  # when the run or one of its waiting tasks times out next
+
+    # The life of a run. Each of these is one transaction.
 
     @classmethod
     def start(cls, workflow, delivery, routed, now):
@@ -151,13 +173,7 @@ class WorkflowRun(Table):
         deleted meanwhile.
         """
         while True:
-            first = cls.get_or_none(cls.delivery_key == delivery.key,
-                                    cls.workflow_ref == workflow.name) if delivery.key else None
-            if first:
-                if delivery.same_payload and not same_json(first.params["data"],
-                                                           delivery.arrived["data"]):
-                    raise PayloadDiffers("this Idempotency-Key came with another payload in "
-                                         f"run {first.id}; use a new key for a new payload")
+            if first := cls.first_of(workflow, delivery):
                 return cls.find(first.id, now)
             if not is_enabled(workflow.content, delivery.trigger):
                 raise TriggerDisabled(f"the {delivery.trigger} trigger of workflow {workflow.name} "
@@ -173,38 +189,17 @@ class WorkflowRun(Table):
             workflow = Workflow.named(workflow.name)  # it changed, or a repeat was faster
 
     @classmethod
-    def planned(cls, workflow, delivery, routed, now):
-        """A new run with its tasks, not stored yet: those without dependencies wait already."""
-        content = workflow.content
-        run = cls(id=secrets.token_hex(16), workflow_ref=workflow.name,
-                  workflow_display_name=content.get("display_name"),
-                  workflow_version=workflow.version, trigger=delivery.trigger, routed=routed,
-                  delivery_key=delivery.key, status=RUNNING, start_time=now,
-                  params=delivery.params(content["params"]), timeout=content.get("timeout"))
-        run.adopt(TaskRun(position=position, id=secrets.token_hex(16), status=NOT_STARTED, **task)
-                  for position, task in enumerate(content["tasks"]))
-        run.story.append(f"run started workflow={run.workflow_ref} version={run.workflow_version} "
-                         f"trigger={run.trigger}")
-        run.advance(now)
-        run.as_of = now
-        return run
-
-    @classmethod
     def resolve(cls, id, topic, status, results, now):
         """End every task of the run that waits on the topic; those not started yet remember it.
 
         Raises NotFound for an unknown run or topic, Conflict when every task has ended otherwise.
         """
-        with database.writing():
-            run = cls.loaded(id)
-            run.expire(now)
+        results = json.dumps(results)
+        with cls.changing(id, now) as run:
             tasks = [task for task in run.tasks if task.topic == topic]
             for task in tasks:
                 if task.outcome is None:
                     task.take_callback(status, results, now)
-            run.advance(now)
-            run.save_changes()
-        run.tell()
         if not tasks:
             raise NotFound(f"no task of run {id} waits on topic {topic!r}")
         if all(task.outcome != status for task in tasks):
@@ -214,14 +209,10 @@ class WorkflowRun(Table):
     @classmethod
     def cancel(cls, id, now):
         """End the run and its open tasks as cancelled. Raises NotFound, Conflict."""
-        with database.writing():
-            run = cls.loaded(id)
-            run.expire(now)
+        with cls.changing(id, now) as run:
             has_ended = run.status in ENDED
             if not has_ended:
                 run.stop(CANCELLED, "cancelled by hand", now)
-            run.save_changes()
-        run.tell()
         if has_ended:
             raise Conflict(f"run {id} has ended already: {run.status}")
 
@@ -230,13 +221,25 @@ class WorkflowRun(Table):
         """The run as it stands now, after what is overdue has ended. Raises NotFound."""
         run = cls.loaded(id)
         if run.due is not None and run.due <= now:
-            with database.writing():
-                run = cls.loaded(id)
-                run.expire(now)
-                run.save_changes()
-            run.tell()
+            with cls.changing(id, now) as run:
+                pass
         run.as_of = now
         return run
+
+    @classmethod
+    @contextmanager
+    def changing(cls, id, now):
+        """The run in a transaction: what is overdue has ended; what changes is stored, then told.
+
+        Whoever refuses does so afterwards, so that the timeouts noticed here stay.
+        """
+        with database.writing():
+            run = cls.loaded(id)
+            run.expire(now)
+            yield run
+            run.advance(now)
+            run.save_changes()
+        run.tell()
 
     def advance(self, now):
         """Start or skip the tasks whose turn has come; the last task's end ends the run (4.5)."""
@@ -271,61 +274,86 @@ class WorkflowRun(Table):
         self.status, self.status_message, self.end_time, self.due = status, message, now, None
         self.story.append(f"run {status}" + (f" reason={message!r}" if message else ""))
 
-    def parts(self):
-        """What has a deadline; the run first, as it wins over a task due at the same moment."""
-        return [self, *self.tasks]
+    # Its parts
 
-    @property
-    def deadline(self):
-        if self.status == RUNNING and self.timeout:
-            return self.start_time + self.timeout * MINUTE
+    @classmethod
+    def first_of(cls, workflow, delivery):
+        """The run that the same delivery started before, or None. Raises PayloadDiffers."""
+        if delivery.key is None:
+            return None
+        for first in FIRST_OF_DELIVERY.fetch(delivery.key, workflow.name):
+            if delivery.same_payload and not same_json(first.params["data"],
+                                                       delivery.arrived["data"]):
+                raise PayloadDiffers(f"this Idempotency-Key came with another payload in run "
+                                     f"{first.id}; use a new key for a new payload")
+            return first
 
-    @property
-    def phase(self):
-        return PHASES[self.status]
-
-    @property
-    def creation_date(self):
-        return self.start_time
-
-    @property
-    def duration(self):
-        """Milliseconds, as of the time at which the run was looked at."""
-        return (self.end_time or self.as_of) - self.start_time
+    @classmethod
+    def planned(cls, workflow, delivery, routed, now):
+        """A new run with its tasks, not stored yet: those without dependencies wait already."""
+        content = workflow.content
+        run = cls.made({
+            "id": secrets.token_hex(16), "workflow_ref": workflow.name,
+            "workflow_display_name": content.get("display_name"),
+            "workflow_version": workflow.version, "trigger": delivery.trigger, "routed": routed,
+            "delivery_key": delivery.key, "status": RUNNING, "timeout": content.get("timeout"),
+            "params_json": json.dumps(delivery.params(content["params"])), "start_time": now})
+        run.adopt([TaskRun.made({
+            "position": position, "id": secrets.token_hex(16), "name": task["name"],
+            "topic": task["topic"], "status": NOT_STARTED, "timeout": task.get("timeout"),
+            "dependencies_json": json.dumps(task["dependencies"])})
+            for position, task in enumerate(content["tasks"])])
+        run.advance(now)
+        waiting = [task.topic for task in run.tasks if task.status == WAITING]
+        run.story = [f"run started workflow={run.workflow_ref} version={run.workflow_version} "
+                     f"trigger={run.trigger} topics={waiting!r}", *run.story[len(waiting):]]
+        run.as_of = now
+        return run
 
     @classmethod
     def loaded(cls, id):
         """The stored run with its tasks. Raises NotFound."""
-        run = cls.get_or_none(cls.id == id)
-        if run is None:
-            raise NotFound(f"no run has the id {id!r}")
-        run.adopt(run.task_runs.order_by(TaskRun.position))
-        return run
+        for run in RUN_BY_ID.fetch(id):
+            run.adopt(TASKS_OF_RUN.fetch(run.number))
+            return run
+        raise NotFound(f"no run has the id {id!r}; `flask workflowrun list` shows the runs")
 
     def adopt(self, tasks):
-        self.tasks, self.story = list(tasks), []
-        for task in self.tasks:
-            task.run = self
+        self.tasks, self.story = tasks, []
+        for part in self.parts():
+            part.run = self
 
     def store(self):
         """Insert the new run and its tasks; False when the same delivery has started one before."""
-        self.number = WorkflowRun.insert(self.__data__).on_conflict_ignore().execute()
-        if self.number is None:
-            return False
-        if self.tasks:
-            TaskRun.insert_many(
-                [{**task.__data__, "workflow_run": self.number} for task in self.tasks]).execute()
-        return True
+        number = INSERT_RUN.run(*map(self.__data__.get, RUN_COLUMNS)).fetchone()
+        if number:
+            INSERT_TASK.run_many([(*number, *map(task.__data__.get, TASK_COLUMNS))
+                                  for task in self.tasks])
+        return bool(number)
 
     def save_changes(self):
-        self.save()
+        if self.is_dirty():
+            UPDATE_RUN.run(self.status, self.status_message, self.end_time, self.due, self.number)
         for task in self.tasks:
-            task.save()
+            if task.is_dirty():
+                UPDATE_TASK.run(task.status, task.status_message, task.start_time, task.end_time,
+                                task.callback_status, task.callback_results,
+                                self.number, task.position)
 
     def tell(self):
         """Log what changed, a line each, once it is committed."""
         for line in self.story:
             log.info("%s run=%s", line, self.id)
+
+    def parts(self):
+        """What has a deadline; the run first, as it wins over a task due at the same moment."""
+        return [self, *self.tasks]
+
+    @property
+    def params(self):
+        return json.loads(self.params_json)
+
+    # All runs
 
     @classmethod
     def newest(cls, workflow, status, limit, now):
@@ -368,12 +396,13 @@ class WorkflowRun(Table):
 WorkflowRun.add_index(WorkflowRun.delivery_key, WorkflowRun.workflow_ref, unique=True,
                       where=WorkflowRun.delivery_key.is_null(False))
 WorkflowRun.add_index(WorkflowRun.workflow_ref, WorkflowRun.number)
+WorkflowRun.add_index(WorkflowRun.workflow_ref, WorkflowRun.status, WorkflowRun.number)  # schema 2
 WorkflowRun.add_index(WorkflowRun.status, WorkflowRun.number)
 WorkflowRun.add_index(WorkflowRun.due, where=WorkflowRun.due.is_null(False))
 WorkflowRun.add_index(WorkflowRun.end_time, where=WorkflowRun.end_time.is_null(False))
 
 
-class TaskRun(Table):
+class TaskRun(Timed):
     """A wait-for-event task of a run."""
     workflow_run = ForeignKeyField(WorkflowRun, backref="task_runs", on_delete="CASCADE",
                                    index=False)  # the primary key begins with it
@@ -384,11 +413,11 @@ class TaskRun(Table):
     status = CharField(max_length=10)
     status_message = TextField(null=True)
     timeout = IntegerField(null=True)  # minutes
-    dependencies = JSONText()
+    dependencies_json = TextField(column_name="dependencies")
     start_time = BigIntegerField(null=True)
     end_time = BigIntegerField(null=True)
     callback_status = CharField(null=True, max_length=9)  # kept from before the start, if need be
-    callback_results = JSONText(null=True)
+    callback_results = TextField(null=True)  # JSON
 
     class Meta:
         primary_key = CompositeKey("workflow_run", "position")
@@ -434,25 +463,31 @@ class TaskRun(Table):
         return self.callback_status or (self.status if self.status in ENDED else None)
 
     @property
-    def phase(self):
-        return PHASES[self.status]
-
-    @property
-    def creation_date(self):
-        return self.run.start_time
-
-    @property
-    def duration(self):
-        return (self.end_time or self.run.as_of) - self.start_time if self.start_time else 0
+    def dependencies(self):
+        return parsed(self.dependencies_json)
 
     @property
     def results(self):
-        return self.callback_results if self.status in (SUCCEEDED, FAILED) else []
+        has_results = self.status in (SUCCEEDED, FAILED) and self.callback_results
+        return json.loads(self.callback_results) if has_results else []
 
-    @property
-    def deadline(self):
-        if self.status == WAITING and self.timeout:
-            return self.start_time + self.timeout * MINUTE
 
+# What every request runs, with a value in place of each parameter.
+WORKFLOW_BY_NAME = Statement(lambda: Workflow.select().where(Workflow.name == ""))
+FIRST_OF_DELIVERY = Statement(lambda: WorkflowRun.select().where(
+    WorkflowRun.delivery_key == "", WorkflowRun.workflow_ref == ""))
+RUN_BY_ID = Statement(lambda: WorkflowRun.select().where(WorkflowRun.id == ""))
+TASKS_OF_RUN = Statement(lambda: TaskRun.select().where(
+    TaskRun.workflow_run == 0).order_by(TaskRun.position))
+RUN_COLUMNS = WorkflowRun._meta.sorted_field_names[1:]  # SQLite gives the number
+TASK_COLUMNS = TaskRun._meta.sorted_field_names[1:]  # which comes before these
+INSERT_RUN = Statement(lambda: WorkflowRun.insert(
+    dict.fromkeys(RUN_COLUMNS)).on_conflict_ignore())
+INSERT_TASK = Statement(lambda: TaskRun.insert(dict.fromkeys(["workflow_run", *TASK_COLUMNS])))
+UPDATE_RUN = Statement(lambda: WorkflowRun.update(
+    status=None, status_message=None, end_time=None, due=None).where(WorkflowRun.number == 0))
+UPDATE_TASK = Statement(lambda: TaskRun.update(
+    status=None, status_message=None, start_time=None, end_time=None, callback_status=None,
+    callback_results=None).where(TaskRun.workflow_run == 0, TaskRun.position == 0))
 
 TABLES = [Workflow, WorkflowRun, TaskRun]
