@@ -65,6 +65,7 @@ def create_app(environ=os.environ, clock=utc_now):
         app.cli.add_command(group)
     add_error_handlers(app)
 
+    app.before_request(require_exact_path)
     app.before_request(database.database.prepare)
 
     @app.post("/api/v2/event")
@@ -120,6 +121,12 @@ def digest(*parts):
 
 # Reading a request
 
+def require_exact_path():
+    """Werkzeug takes slashes in front of a path away before it matches."""
+    if request.url_rule and request.environ["PATH_INFO"] != request.url_rule.rule:
+        raise NoSuchPath
+
+
 def parameters():
     """The query string as a list of values by name."""
     try:
@@ -167,7 +174,8 @@ def require_media_type(*accepted):
 @lru_cache  # senders spell it in a few ways only; parsing took 3 % of a request
 def parsed_content_type(text):
     media_type, options = parse_options_header(text)
-    return media_type.lower(), options.get("charset", "utf-8").lower()
+    unread = "" if "charset" in (text or "").lower() else "utf-8"  # Werkzeug drops what is malformed
+    return media_type.lower(), options.get("charset", unread).lower()
 
 
 def body():

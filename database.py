@@ -6,8 +6,10 @@ import fcntl
 import logging
 import os
 import sqlite3
+import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 from peewee import (DatabaseError, DatabaseProxy, InterfaceError, Model, OperationalError,
                     SqliteDatabase)
@@ -19,8 +21,9 @@ log = logging.getLogger("signalbox")
 
 SCHEMA_VERSION = 2
 APPLICATION_ID = 0x51674278  # "QgBx": SQLite's mark for whose file this is
-BUSY_SECONDS = 2  # how long a writer waits for another program that holds the database
-RETRY_SECONDS = 1  # and how long nobody waits again once that was in vain
+BUSY_SECONDS = 2  # how long a writer waits for its turn, and then for another program
+RETRY_SECONDS = 1  # how long nobody waits again once that was in vain
+POLL_SECONDS = 0.00005
 
 #: What a caller may try again later: the database is busy, full or out of reach.
 UNAVAILABLE = (OperationalError, InterfaceError, Unusable)
@@ -42,6 +45,7 @@ class Sqlite(SqliteDatabase):
     def __init__(self, database, **options):
         if database == ":memory:":
             raise ValueError("a database in memory would forget every run; name a file")
+        self.turn = threading.Lock()
         super().__init__(database, lock_type="IMMEDIATE", returning_clause=True,
                          pragmas={"synchronous": "FULL", "foreign_keys": 1},
                          **{"timeout": BUSY_SECONDS, **options})
@@ -57,25 +61,38 @@ class Sqlite(SqliteDatabase):
 
     @contextmanager
     def queue(self):
-        descriptor = os.open(f"{self.database}-queue", os.O_WRONLY | os.O_CREAT, 0o644)
+        """Wait for a turn among the threads of this process, then among the processes.
+
+        After one long wait in vain everybody is refused at once for a while: otherwise each of
+        them would wait as long, one after the other. A process that dies leaves the queue.
+        """
+        deadline = time.monotonic() + BUSY_SECONDS
+        if time.monotonic() < self.held_until or not self.turn.acquire(timeout=BUSY_SECONDS):
+            self.give_up()
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
+            descriptor = os.open(f"{self.database}-queue", os.O_WRONLY | os.O_CREAT, 0o644)
+            try:
+                while not locked(descriptor):
+                    if time.monotonic() > deadline:
+                        self.give_up()
+                    time.sleep(POLL_SECONDS)
+                yield
+            finally:
+                os.close(descriptor)
         finally:
-            os.close(descriptor)  # which leaves the queue, as a killed process does
+            self.turn.release()
 
     def begin(self, lock_type=None):
-        """Begin; soon after one long wait in vain, refuse at once.
-
-        Otherwise each writer in the queue would wait as long, one after the other.
-        """
-        if time.monotonic() < self.held_until:
-            raise OperationalError("another program holds the database")
         try:
             super().begin(lock_type)
         except OperationalError:
             self.held_until = time.monotonic() + RETRY_SECONDS
             raise
+
+    def give_up(self):
+        if time.monotonic() >= self.held_until:
+            self.held_until = time.monotonic() + RETRY_SECONDS
+        raise OperationalError("another program holds the database")
 
     def rollback(self):
         """Roll back, unless SQLite already did so by itself (as it does when the disk is full)."""
@@ -86,9 +103,10 @@ class Sqlite(SqliteDatabase):
         """Make the file and its tables, or check that they are ours and not newer than the code."""
         if self.ready:
             return
-        folder = os.path.dirname(os.path.abspath(self.database))
+        file = Path(self.database).absolute()
+        missing = [folder for folder in file.parents if not folder.exists()]
         try:
-            os.makedirs(folder, exist_ok=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
             with self.queue():
                 self._check_owner()
                 self._use_wal()
@@ -106,7 +124,8 @@ class Sqlite(SqliteDatabase):
             raise
         finally:
             self.close()
-        sync(folder)  # a new file's name must reach the disk as well
+        for made in [file, *missing]:  # a new name must reach the disk as well
+            sync(made.parent)
         self.ready = True
 
     def backup(self, path):
@@ -115,7 +134,7 @@ class Sqlite(SqliteDatabase):
             raise Unusable(f"{path} exists already; name a new file")
         self.execute_sql("VACUUM INTO ?", (path,))
         sync(path)
-        sync(os.path.dirname(os.path.abspath(path)))
+        sync(Path(path).absolute().parent)
 
     def _check_owner(self):
         if self.application_id != APPLICATION_ID and self.get_tables():
@@ -142,6 +161,14 @@ class Sqlite(SqliteDatabase):
             self.create_tables(self.tables)  # and what an older schema lacks of tables and indexes
             self.application_id = APPLICATION_ID
             self.user_version = SCHEMA_VERSION
+
+
+def locked(descriptor):
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def sync(path):

@@ -3,6 +3,7 @@ import graphlib
 import json
 import math
 import re
+import warnings
 from collections import Counter
 from datetime import datetime, timezone
 
@@ -43,8 +44,10 @@ def parse_json(raw, field="body"):
         message = "a lone surrogate (half of a \\u pair)"
     except RecursionError:
         message = f"nested deeper than {MAX_DEPTH} levels"
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         message = str(error)
+    except ValueError as error:  # Python's own words for long integers speak of its insides
+        message = "an integer of too many digits" if "digits" in str(error) else str(error)
     else:
         return value
     raise ValidationError(f"malformed JSON: {message}", field)
@@ -206,7 +209,8 @@ class Condition(Definition):
             raise ValidationError(f"required by {operation}", shown)
         if operation == "matches":
             try:
-                re.compile(condition["value"])
+                with warnings.catch_warnings(action="ignore"):  # of what a later Python may change
+                    re.compile(condition["value"])
             except (re.error, TypeError, OverflowError, RecursionError) as error:
                 raise ValidationError(f"not a regular expression: {error}", key) from error
 
@@ -252,8 +256,8 @@ class Task(Definition):
     def check_type_and_topic(self, task, **kwargs):
         name = task.get("name")
         if task.get("type", "eventwait") not in ("eventwait", "start", "end"):
-            raise ValidationError(f"task {name!r} is of type {task['type']!r}; only eventwait tasks "
-                                  "run here", "type")
+            raise ValidationError(f"task {name!r} is of type {task['type']!r}; only eventwait "
+                                  "tasks run here", "type")
         if task.get("type") == "eventwait" and not task.get("topic"):
             raise ValidationError(f"task {name!r} needs a parameter named topic, a text", "params")
 
@@ -279,7 +283,7 @@ def circles(graph):
 class WorkflowDefinition(Definition):
     name = fields.String(required=True, validate=validate.Regexp(
         r"[A-Za-z0-9._-]{1,100}\Z", error="must be 1 to 100 of a-z A-Z 0-9 . _ -"))
-    display_name = text(data_key="displayName")
+    display_name = fields.String(data_key="displayName", validate=validate.Length(max=255))
     triggers = fields.Nested(Triggers, load_default=dict)
     secret_env = fields.String(data_key="secretEnv", validate=validate.Regexp(
         r"[A-Za-z_][A-Za-z0-9_]{0,254}\Z", error="must be the name of an environment variable"))
@@ -292,7 +296,8 @@ class WorkflowDefinition(Definition):
         tasks = [task for task in definition.get("tasks", []) if task and "name" in task]
         mistakes = {
             "params": [f"two parameters are named {name!r}" for name, count in Counter(
-                param.get("name") for param in definition.get("params", [])).items() if count > 1],
+                param["name"] for param in definition.get("params", []) if param and "name" in param
+                ).items() if count > 1],
             "tasks": [f"two tasks are named {name!r}" for name, count in Counter(
                 task["name"] for task in tasks).items() if count > 1]}
         graph = {task["name"]: [needed["task_ref"] for needed in task.get("dependencies", [])

@@ -1,0 +1,144 @@
+"""Who may call: tokens, sender signatures, signed links. Pure functions over bytes and headers."""
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import logging
+import re
+import secrets
+from urllib.parse import unquote_plus
+
+from itsdangerous import Signer
+
+TOLERANCE = 300  # seconds that a signature's timestamp may be off
+NOBODY = secrets.token_hex(16)  # a secret that no sender has
+
+
+class Denied(Exception):
+    """The caller has not proved itself; the message says what is missing or wrong."""
+
+
+class Expired(Denied):
+    """The link was right once."""
+
+
+def same(one, other):
+    """Whether two texts are equal, in a time that does not depend on where they differ."""
+    return hmac.compare_digest(one.encode("utf-8", "surrogateescape"),
+                               other.encode("utf-8", "surrogateescape"))
+
+
+# Tokens (contract 7.1)
+
+def has_token(tokens, headers, query):
+    """Whether the request carries one of the tokens, in any of the three places."""
+    scheme, _, bearer = headers.get("Authorization", "").partition(" ")
+    offered = [bearer.strip() if scheme.lower() == "bearer" else "",
+               headers.get("x-access-token", ""), *query.get("access_token", [])]
+    return any([same(offer, token) for offer in offered for token in tokens])
+
+
+# Sender signatures (contract 7.2)
+
+def verify_signature(secret, headers, body, now):
+    """Check a sender's signature of the raw body, in whichever way it comes; one is enough.
+
+    `now` is in milliseconds. Raises Denied.
+    """
+    ways = [("X-Hub-Signature-256", verify_github), ("webhook-signature", verify_standard),
+            ("X-Slack-Signature", verify_slack)]
+    reasons = []
+    for header, verify in ways:
+        if header in headers:
+            try:
+                return verify(secret, headers, body, now / 1000)
+            except Denied as error:
+                reasons.append(str(error))
+    raise Denied("; ".join(reasons) or "this workflow is started by signed requests only")
+
+
+def verify_github(secret, headers, body, now):
+    """X-Hub-Signature-256 (GitHub, "Validating webhook deliveries")."""
+    expected = "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+    if not same(headers["X-Hub-Signature-256"], expected):
+        raise Denied("X-Hub-Signature-256 does not fit the body and the secret")
+
+
+def verify_standard(secret, headers, body, now):
+    """webhook-id, webhook-timestamp and webhook-signature (Standard Webhooks 1.0)."""
+    try:
+        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True) or secret.encode()
+    except binascii.Error:  # a secret made for another way of signing
+        key = secret.encode()
+    timestamp = headers.get("webhook-timestamp", "")
+    signed = f"{headers.get('webhook-id', '')}.{timestamp}.".encode("latin-1") + body
+    expected = "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+    offered = headers["webhook-signature"].split()
+    if not any([same(signature, expected) for signature in offered]):
+        raise Denied("no webhook-signature fits the body and the secret")
+    require_fresh("webhook-timestamp", timestamp, now)
+
+
+def verify_slack(secret, headers, body, now):
+    """X-Slack-Signature (Slack, "Verifying requests from Slack")."""
+    timestamp = headers.get("X-Slack-Request-Timestamp", "")
+    signed = f"v0:{timestamp}:".encode("latin-1") + body
+    expected = "v0=" + hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest()
+    if not same(headers["X-Slack-Signature"], expected):
+        raise Denied("X-Slack-Signature does not fit the body and the secret")
+    require_fresh("X-Slack-Request-Timestamp", timestamp, now)
+
+
+def require_fresh(header, timestamp, now):
+    if not re.fullmatch(r"\d{1,12}", timestamp, re.ASCII):
+        raise Denied(f"{header} is not a time in seconds")
+    if abs(now - int(timestamp)) > TOLERANCE:
+        raise Denied(f"{header} is more than {TOLERANCE // 60} minutes off")
+
+
+# Signed links (contract 7.3)
+
+LINK = ("workflowrun", "topic", "status", "by", "expires")  # what a link's signature covers
+
+
+def sign_link(keys, link):
+    """The signature over a link's parameters, by the newest of the keys."""
+    return signer(keys).get_signature(signed_text(link)).decode()
+
+
+def verify_link(keys, link, signature, now):
+    """Check a link that carries a signature; `now` is in milliseconds. Raises Denied, Expired."""
+    if not keys or not signer(keys).verify_signature(signed_text(link), signature.encode()):
+        raise Denied("this link was changed, or is signed with a key that is no longer in use")
+    if now >= int(link["expires"]) * 1000:
+        raise Expired("this link has expired; ask for a new one")
+
+
+def signer(keys):
+    return Signer(keys[::-1], salt="signalbox.callback", key_derivation="hmac",
+                  digest_method=hashlib.sha256)  # itsdangerous takes the newest key last
+
+
+def signed_text(link):
+    return json.dumps([link.get(name) for name in LINK])
+
+
+# Logs
+
+class Mask(logging.Filter):
+    """Takes tokens and signatures in URLs out of log records."""
+
+    def filter(self, record):
+        message = record.getMessage()
+        if (masked := mask(message)) != message:
+            record.msg, record.args = masked, None
+        return True
+
+
+def mask(text):
+    """The text with the values of `access_token` and `signature` in query strings left out."""
+    def hide(match):
+        secret = unquote_plus(match[2]) in ("access_token", "signature")
+        return f"{match[1]}{match[2]}=***" if secret else match[0]
+    return re.sub(r"([?&])([^\s=&\"]*)=[^\s&\"#]*", hide, text) if "=" in text else text

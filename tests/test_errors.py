@@ -1,0 +1,339 @@
+"""Hostile requests, broken databases and bugs: every refusal is a problem document (contract 4.7).
+
+All settings are as usual, but a busy database is given up soon.
+"""
+import re
+import sqlite3
+from time import perf_counter
+
+import pytest
+from conftest import statuses, wait_task
+
+from app import create_app
+from database import database
+
+LIMIT = 1_048_576
+JSON, CLOUDEVENT = "application/json", "application/cloudevents+json"
+LEAK = re.compile(r"traceback|file \"|line \d+, in|\.py\b|/tmp/|/work/|site-packages|sqlite|peewee"
+                  r"|\b(select|insert|update|begin)\b.*\b(from|into|set|immediate)\b", re.I)
+
+
+@pytest.fixture
+def environ(environ):
+    return {"DATABASE_URL": environ["DATABASE_URL"] + "?timeout=0.1"}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "signalbox.db"
+
+
+@pytest.fixture
+def run(define, start):
+    """The one run there is before a hostile request, waiting on the topic `tests`."""
+    return start(define("release", wait_task("tests")))
+
+
+@pytest.fixture
+def unchanged(flask, run):
+    """Assert that nothing was stored since: unchanged()."""
+    def unchanged():
+        assert flask.json("workflowrun", "list", "--json") == [run]
+    return unchanged
+
+
+@pytest.fixture
+def send(client, run):
+    """Send bytes to an endpoint as its usual sender would: send("event", b"{}")."""
+    queries = {"webhook": {"workflow": "release"}, "event": {"workflow": "release"},
+               "callback": {"workflowrun": run["id"], "topic": "tests"}}
+
+    def send(endpoint, body, content_type=JSON, **options):
+        return client.post(f"/api/v2/{endpoint}", data=body, content_type=content_type,
+                           **{"query_string": queries[endpoint], **options})
+    return send
+
+
+def assert_problem(answer, code=None):
+    """The answer is a problem document that tells nothing about the inside."""
+    assert answer.status_code == code or code is None and 400 <= answer.status_code < 500
+    assert answer.content_type == "application/problem+json"
+    if answer.request.method == "HEAD":
+        return
+    problem = answer.json
+    assert problem.keys() - {"errors"} == {"type", "title", "status", "detail"}
+    assert problem["status"] == answer.status_code
+    assert all(isinstance(problem[key], str) and problem[key] for key in problem.keys()
+               - {"status", "errors"})
+    assert not LEAK.search(answer.text), answer.text
+
+
+def wrapped(endpoint, value):
+    """A request's body that is fine, if it were not for the value in it."""
+    event = b'"specversion": "1.0", "id": "1", "source": "/ci", "type": "t", '
+    return b'{%s"data": %s}' % (event if endpoint == "event" else b"", value)
+
+
+def nested(levels, opened=b"[", closed=b"]"):
+    """That many levels, of which the request's object is the first."""
+    return opened * (levels - 1) + b"1" * (opened != b"[") + closed * (levels - 1)
+
+
+# What a body may hold
+
+HOSTILE_VALUES = {
+    "raw NUL": b'"\0"',
+    "NUL outside of text": b"\0",
+    "raw lone surrogate": b'"\xed\xa0\x80"',
+    "escaped lone surrogate": rb'"\ud800"',
+    "escaped low surrogate": rb'"\uDC00"',
+    "escaped surrogates in the wrong order": rb'"\udc00\ud800"',
+    "escaped surrogate as a key": rb'{"\ud800": 1}',
+    "201 arrays": nested(201),
+    "201 objects": nested(201, b'{"a":', b"}"),
+    "10,000 arrays": nested(10_000),
+    "10,000 objects": nested(10_000, b'{"a":', b"}"),
+    "10,000 arrays left open": b"[" * 10_000,
+    "NaN": b"NaN",
+    "Infinity": b"Infinity",
+    "-Infinity": b"[-Infinity]",
+    "1e400": b"1e400",
+    "-1e400": b"-1e400",
+    "1.0e999999999999": b"1.0e999999999999",
+    "a float of 400 digits": b"9" * 400 + b".0",
+    "an integer of 4,301 digits": b"9" * 4301,
+    "a negative integer of 4,301 digits": b"-" + b"9" * 4301,
+    "bad UTF-8": b'"\xff"',
+    "overlong UTF-8": b'"\xc0\x80"',
+    "UTF-8 cut short": b'"\xc3"',
+    "a text left open": b'"text',
+    "single quotes": b"'text'",
+    "a comment": b"1 /* one */",
+    "a leading zero": b"01",
+    "a hexadecimal number": b"0x10",
+}
+FINE_VALUES = {
+    "escaped NUL": rb'"\u0000"',
+    "a surrogate pair": rb'"\ud83d\ude00"',
+    "a surrogate that is only spelled": rb'"\\ud800"',
+    "200 arrays": nested(200),
+    "200 objects": nested(200, b'{"a":', b"}"),
+    "brackets in a text": b'"' + b"[" * 10_000 + b'"',
+    "10,000 arrays beside each other": b"[" + b"[]," * 9_999 + b"[]]",
+    "an integer of 4,300 digits": b"9" * 4300,
+    "a negative integer of 4,300 digits": b"-" + b"9" * 4300,
+    "1e308": b"1e308",
+    "1e-400": b"1e-400",
+}
+ENDPOINTS = pytest.mark.parametrize("endpoint", ["webhook", "event", "callback"])
+
+
+@ENDPOINTS
+@pytest.mark.parametrize("value", HOSTILE_VALUES.values(), ids=HOSTILE_VALUES)
+def test_a_malformed_value_is_400(send, unchanged, endpoint, value):
+    assert_problem(send(endpoint, wrapped(endpoint, value)), 400)
+    unchanged()
+
+
+@ENDPOINTS
+@pytest.mark.parametrize("value", FINE_VALUES.values(), ids=FINE_VALUES)
+def test_an_unusual_value_is_taken(send, show, run, endpoint, value):
+    answer = send(endpoint, wrapped(endpoint, value))
+    assert answer.status_code == 200, answer.text[:300]
+    if endpoint == "callback":
+        assert statuses(show(run)) == {"tests": "succeeded"}
+    else:
+        assert show(answer.json) == answer.json
+
+
+@pytest.mark.parametrize("value", HOSTILE_VALUES.values(), ids=HOSTILE_VALUES)
+def test_a_malformed_value_of_a_binary_event_is_400(send, unchanged, value):
+    headers = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/ci", "ce-type": "t"}
+    assert_problem(send("event", b'{"data": %s}' % value, headers=headers), 400)
+    unchanged()
+
+
+# The rest of a request
+
+def content_length(value, **environ):
+    """Options of a request whose Content-Length is not the one of its body."""
+    return {"environ_overrides": {"CONTENT_LENGTH": value, **environ}}
+
+
+GUNICORN = {"wsgi.input_terminated": True}  # its input ends by itself, perhaps too early
+CHUNKED = {"environ_overrides": {"HTTP_TRANSFER_ENCODING": "chunked", **GUNICORN}}
+LONG, TOO_LONG = b'{"data": "' + b"a" * (LIMIT - 12) + b'"}', b'{"data": "' + b"a" * LIMIT + b'"}'
+UTF_16 = '{"data": 1}'.encode("utf-16")
+BLANKS = b" " * 3 * LIMIT
+HOSTILE_REQUESTS = {  # what it is: (status, body, options of the request)
+    "empty": (400, b"", {}),
+    "blank": (400, b" \n", {}),
+    "array": (400, b"[{}]", {}),
+    "text": (400, b'"text"', {}),
+    "null": (400, b"null", {}),
+    "number": (400, b"1", {}),
+    "two objects": (400, b"{}{}", {}),
+    "a form": (400, b"status=failed", {}),
+    "NUL behind it": (400, b"{}\0", {}),
+    "UTF-16": (400, UTF_16, {}),
+    "UTF-16 as it says": (415, UTF_16, {"content_type": f"{JSON}; charset=utf-16"}),
+    "UTF-32": (400, '{"data": 1}'.encode("utf-32"), {}),
+    "UTF-7": (415, b"{}", {"content_type": f"{JSON}; charset=utf-7"}),
+    "an unknown charset": (415, b"{}", {"content_type": f"{JSON}; charset=x-unknown"}),
+    "NUL in the content type": (415, b"{}", {"content_type": f"{JSON}\0"}),
+    "a content type of 10,000 characters": (415, b"{}", {"content_type": f"a/{'b' * 10_000}"}),
+    "no content type": (415, b"{}", {"content_type": None}),
+    "cut short": (400, b'{"data": 1}', content_length("12")),
+    "cut short behind gunicorn": (400, b'{"data": 1}', content_length("12", **GUNICORN)),
+    "cut short to nothing": (400, b"", content_length("12")),
+    "Content-Length of 20 digits": (413, b"{}", content_length("9" * 20)),
+    "Content-Length below zero": (400, b"{}", content_length("-2")),
+    "Content-Length that is none": (400, b"{}", content_length("two")),
+    "one byte too many": (413, LONG + b" ", {}),
+    "too long": (413, TOO_LONG, {}),
+    "too long in chunks": (413, TOO_LONG, CHUNKED),
+    "megabytes of blanks": (413, b"{}" + BLANKS, {}),
+    "megabytes of blanks in chunks": (413, b"{}" + BLANKS, CHUNKED),
+    "megabytes of blanks in front": (413, BLANKS + b"{}", CHUNKED),
+}
+
+
+@ENDPOINTS
+@pytest.mark.parametrize("code, body, options", HOSTILE_REQUESTS.values(), ids=HOSTILE_REQUESTS)
+def test_a_hostile_request_is_refused(send, unchanged, endpoint, code, body, options):
+    assert_problem(send(endpoint, body, **options), code)
+    unchanged()
+
+
+@pytest.mark.parametrize("options", [{}, CHUNKED], ids=["whole", "chunked"])
+def test_a_body_of_exactly_the_limit_is_taken(send, show, options):
+    answer = send("webhook", LONG, **options)
+    assert answer.status_code == 200
+    assert show(answer.json)["params"][0]["value"] == {"data": "a" * (LIMIT - 12)}
+
+
+HOSTILE_TEXTS = {
+    "NUL": "%00", "NUL behind it": "release%00", "a lone surrogate": "%ED%A0%80",
+    "a raw lone surrogate": "\xed\xa0\x80", "bad UTF-8": "%FF", "bad raw UTF-8": "\xff",
+    "10,000 characters": "a" * 10_000, "256 characters": "a" * 256, "nothing": "",
+    "another parameter": "a&{name}=b", "the same again": "release&{name}=release",
+    "SQL": "'%20OR%201=1%20--", "a path": "../../etc/passwd", "a format": "%25s%7B0%7D",
+}
+QUERIES = {
+    "webhook": ("POST", "workflow", "", b"{}"),
+    "event": ("POST", "workflow", "", wrapped("event", b"1")),
+    "run of a callback": ("POST", "workflowrun", "&topic=tests", b"{}"),
+    "topic of a callback": ("POST", "topic", "&workflowrun={id}", b"{}"),
+    "status of a callback": ("POST", "status", "&topic=tests&workflowrun={id}", b"{}"),
+    "run of a link": ("GET", "workflowrun", "&topic=tests", None),
+    "topic of a link": ("GET", "topic", "&workflowrun={id}", None),
+    "status of a link": ("GET", "status", "&topic=tests&workflowrun={id}", None),
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE_TEXTS.values(), ids=HOSTILE_TEXTS)
+@pytest.mark.parametrize("method, name, rest, body", QUERIES.values(), ids=QUERIES)
+def test_a_hostile_parameter_is_refused(client, run, unchanged, method, name, rest, body, text):
+    endpoint = "callback" if rest else "event" if len(body) > 2 else "webhook"
+    query = f"{name}={text.format(name=name)}{rest.format(**run)}"
+    answer = client.open(f"/api/v2/{endpoint}", method=method, data=body,
+                         content_type=JSON if body else None,
+                         environ_overrides={"QUERY_STRING": query})
+    certain = name == "status" or len(text) > 255 or not text or "&" in text or "%00" in text
+    assert_problem(answer, 400 if certain else None)
+    unchanged()
+
+
+@pytest.mark.parametrize("header, value", [
+    ("ce-subject", "%00"), ("ce-subject", "%ED%A0%80"), ("ce-subject", "\xed\xa0\x80"),
+    ("ce-subject", "\0"), ("ce-subject", ""), ("ce-id", ""), ("ce-source", "%25%25"),
+    ("ce-time", "9" * 10_000), ("ce-x-y", "1"), ("ce-", "1"), ("ce-data", "1")], ids=ascii)
+def test_a_hostile_header_of_an_event_is_400(send, unchanged, header, value):
+    headers = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/ci", "ce-type": "t"}
+    assert_problem(send("event", b"{}", headers={**headers, header: value}), 400)
+    unchanged()
+
+
+@pytest.mark.parametrize("key", ["", '""', '"\0"', '"\xed\xa0\x80"', "k" * 10_000], ids=ascii)
+def test_a_hostile_idempotency_key_is_400(send, unchanged, key):
+    assert_problem(send("webhook", b"{}", headers={"Idempotency-Key": key}), 400)
+    unchanged()
+
+
+def test_a_hostile_media_type_costs_no_time(send, unchanged):
+    event = b'{"datacontenttype": "a/b' + b"; " * 24 + b'("}'
+    started = perf_counter()
+    assert_problem(send("event", event, CLOUDEVENT), 400)
+    assert perf_counter() - started < 0.5
+    unchanged()
+
+
+# Paths and methods
+
+@pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "DELETE"])
+@pytest.mark.parametrize("path", [
+    "/", "//", "/api/v2", "/api/v2/", "/api/v2/webhook/", "/api/v2//webhook",
+    "/api/v2/callback/", "/api/v2/Callback", "/api/v1/webhook", "/api/v2/webhook/../event",
+    "/api/v2/webhook\0", "/api/v2/\xff", "/static/x", "/../../etc/passwd", "/" + "a" * 10_000],
+    ids=lambda path: ascii(path[:30]))
+def test_an_unknown_path_is_404(client, run, unchanged, method, path):
+    query = f"workflow=release&workflowrun={run['id']}&topic=tests"
+    answer = client.open(method=method, data=b"{}" if method == "POST" else None,
+                         content_type=JSON if method == "POST" else None,
+                         environ_overrides={"PATH_INFO": path, "QUERY_STRING": query})
+    assert_problem(answer, 404)
+    unchanged()
+
+
+@pytest.mark.parametrize("endpoint, method", [
+    *[(endpoint, method) for endpoint in ("webhook", "event", "callback")
+      for method in ("HEAD", "PUT", "PATCH", "DELETE", "TRACE", "FOO")],
+    ("webhook", "GET"), ("event", "GET")])
+def test_a_wrong_method_is_405_with_allow(client, run, unchanged, endpoint, method):
+    query = f"workflow=release&workflowrun={run['id']}&topic=tests"
+    answer = client.open(f"/api/v2/{endpoint}?{query}",
+                         environ_overrides={"REQUEST_METHOD": method})
+    assert_problem(answer, 405)
+    allowed = set(answer.headers["Allow"].split(", "))
+    assert allowed - {"OPTIONS"} == ({"GET", "POST"} if endpoint == "callback" else {"POST"})
+    unchanged()
+
+
+# Bugs and a busy database
+
+def test_a_bug_is_a_500_without_details(environ, path, run, unchanged, app):
+    def broken():
+        raise RuntimeError(f"SELECT secret FROM {path}")
+    client = create_app(environ, broken).test_client()
+    for answer in (
+            client.post("/api/v2/webhook?workflow=release", json={}),
+            client.post("/api/v2/event", content_type=JSON, data=wrapped("event", b"1")),
+            client.post(f"/api/v2/callback?workflowrun={run['id']}&topic=tests", json={}),
+            client.get(f"/api/v2/callback?workflowrun={run['id']}&topic=tests")):
+        assert_problem(answer, 500)
+        assert "secret" not in answer.text
+    unchanged()
+
+
+@pytest.mark.parametrize("endpoint", ["webhook", "event", "callback", "link"])
+def test_a_busy_database_is_503_with_retry_after(send, callback, run, unchanged, path, endpoint):
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    answer = (callback(run, "tests") if endpoint == "link"
+              else send(endpoint, wrapped(endpoint, b"1")))
+    other.execute("ROLLBACK"), other.close()
+    assert_problem(answer, 503)
+    assert int(answer.headers["Retry-After"]) >= 1
+    unchanged()
+
+
+def test_a_database_that_is_away_is_503_until_it_is_back(client, path, tmp_path, run):
+    database.close()
+    path.rename(tmp_path / "away")
+    path.mkdir()
+    answer = client.post("/api/v2/webhook?workflow=release", json={})
+    assert_problem(answer, 503)
+    assert int(answer.headers["Retry-After"]) >= 1
+    database.close(), path.rmdir()
+    (tmp_path / "away").rename(path)
+    assert client.post("/api/v2/webhook?workflow=release", json={}).status_code == 200
