@@ -46,8 +46,7 @@ class Sqlite(SqliteDatabase):
         if database == ":memory:":
             raise ValueError("a database in memory would forget every run; name a file")
         self.turn = threading.Lock()
-        super().__init__(database, lock_type="IMMEDIATE", returning_clause=True,
-                         pragmas={"synchronous": "FULL", "foreign_keys": 1},
+        super().__init__(database, pragmas={"synchronous": "FULL", "foreign_keys": 1},
                          **{"timeout": BUSY_SECONDS, **options})
 
     @contextmanager
@@ -56,8 +55,14 @@ class Sqlite(SqliteDatabase):
 
         SQLite's own busy handler polls with growing sleeps, which starves some writers under load.
         """
-        with self.queue(), self.atomic():
-            yield
+        with self.queue():
+            self.begin()
+            try:
+                yield
+                self.commit()
+            except BaseException:
+                self.rollback()
+                raise
 
     @contextmanager
     def queue(self):
@@ -82,9 +87,9 @@ class Sqlite(SqliteDatabase):
         finally:
             self.turn.release()
 
-    def begin(self, lock_type=None):
+    def begin(self):
         try:
-            super().begin(lock_type)
+            super().begin("IMMEDIATE")
         except OperationalError:
             self.held_until = time.monotonic() + RETRY_SECONDS
             raise
@@ -93,6 +98,11 @@ class Sqlite(SqliteDatabase):
         if time.monotonic() >= self.held_until:
             self.held_until = time.monotonic() + RETRY_SECONDS
         raise OperationalError("another program holds the database")
+
+    def insert(self, sql, values):
+        """The number of the inserted row; None when a unique index ignored it."""
+        cursor = self.execute_sql(sql, values)
+        return cursor.lastrowid if cursor.rowcount == 1 else None
 
     def rollback(self):
         """Roll back, unless SQLite already did so by itself (as it does when the disk is full)."""

@@ -46,8 +46,8 @@ class Workflow(Table):
         raise NotFound(f"no workflow is named {name!r}; `flask workflow list` shows all")
 
     def is_current(self):
-        return [(stored.version, stored.definition) for stored in WORKFLOW_BY_NAME.fetch(self.name)
-                ] == [(self.version, self.definition)]
+        stored = WORKFLOW_BY_NAME.run(self.name).fetchone()
+        return stored == (self.id, self.name, self.version, self.definition)
 
     @classmethod
     def choose(cls, name, delivery):
@@ -325,11 +325,11 @@ class WorkflowRun(Timed):
 
     def store(self):
         """Insert the new run and its tasks; False when the same delivery has started one before."""
-        number = INSERT_RUN.run(*map(self.__data__.get, RUN_COLUMNS)).fetchone()
-        if number:
-            INSERT_TASK.run_many([(*number, *map(task.__data__.get, TASK_COLUMNS))
+        self.number = database.insert(INSERT_RUN.built(), [*map(self.__data__.get, RUN_COLUMNS)])
+        if self.number:
+            INSERT_TASK.run_many([(self.number, *map(task.__data__.get, TASK_COLUMNS))
                                   for task in self.tasks])
-        return bool(number)
+        return bool(self.number)
 
     def save_changes(self):
         if self.is_dirty():
