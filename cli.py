@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 import time
+from urllib.parse import urlencode
 
 import click
 from flask import current_app
@@ -13,10 +14,11 @@ from flask.cli import AppGroup
 from marshmallow import ValidationError
 
 import database
+import security
 from errors import NotFound, Refused
 from models import Workflow, WorkflowRun
 from rules import ENDED, RUNNING, SUCCEEDED
-from schemas import WorkflowDefinition, WorkflowRunSchema, parse_json
+from schemas import STATUSES, WorkflowDefinition, WorkflowRunSchema, parse_json
 
 log = logging.getLogger("signalbox")
 
@@ -213,6 +215,32 @@ def workflowrun_cancel(id):
     """End a run and its open tasks as cancelled."""
     WorkflowRun.cancel(id, now())
     click.echo(f"cancelled {id}")
+
+
+@workflowrun.command("link")
+@click.argument("id")
+@click.option("--topic", metavar="T", required=True, help="What the link resolves.")
+@click.option("--status", metavar="S", type=click.Choice(STATUSES, case_sensitive=False),
+              help="succeeded or failed; left out, the page asks.")
+@click.option("--by", metavar="NAME", help="Whom the link is for; recorded with the answer.")
+@click.option("--expires", metavar="DURATION", type=Duration(), default="7d", show_default=True,
+              help="How long the link works.")
+def workflowrun_link(id, topic, status, by, expires):
+    """Print a signed link that lets a person resolve a topic, for an e-mail.
+
+    Opening it shows a page and changes nothing; its button resolves the topic. Needs SECRET_KEY.
+    """
+    settings = current_app.config["SETTINGS"]
+    if not settings["SECRET_KEY"]:
+        raise click.ClickException("set SECRET_KEY, here and for the service: it signs links")
+    run = WorkflowRun.find(id, now())
+    if not run.tasks_on(topic):
+        raise run.unknown(topic)
+    link = {"workflowrun": id, "topic": topic, "status": status, "by": by,
+            "expires": str(now() // 1000 + expires)}
+    link = {name: value for name, value in link.items() if value is not None}
+    link["signature"] = security.sign_link(settings["SECRET_KEY"], link)
+    click.echo(f"{settings['PUBLIC_URL'].rstrip('/')}/api/v2/callback?{urlencode(link)}")
 
 
 @workflowrun.command("expire")

@@ -2,7 +2,20 @@
 import os
 import select
 
+from gunicorn.glogging import Logger as GunicornLogger
 from gunicorn.workers.gthread import ThreadWorker
+
+from security import Mask
+
+
+class Logger(GunicornLogger):
+    """gunicorn's logs, with tokens and signatures in URLs masked."""
+
+    def setup(self, cfg):
+        super().setup(cfg)
+        for log in (self.error_log, self.access_log):
+            for handler in log.handlers:
+                handler.addFilter(Mask())
 
 
 class Worker(ThreadWorker):
@@ -27,3 +40,5 @@ worker_class = Worker
 threads = 8
 preload_app = True  # a wrong setting ends the start with its one line instead of a restart loop
 control_socket_disable = True
+logger_class = Logger
+accesslog = "-"

@@ -39,9 +39,14 @@ class Workflow(Table):
         return parsed(self.definition)
 
     @classmethod
+    def known(cls, name):
+        """The workflow of that name, or None."""
+        return next(iter(WORKFLOW_BY_NAME.fetch(name)), None)
+
+    @classmethod
     def named(cls, name):
         """The workflow of that name. Raises NotFound."""
-        for workflow in WORKFLOW_BY_NAME.fetch(name):
+        if workflow := cls.known(name):
             return workflow
         raise NotFound(f"no workflow is named {name!r}; `flask workflow list` shows all")
 
@@ -50,15 +55,13 @@ class Workflow(Table):
         return stored == (self.id, self.name, self.version, self.definition)
 
     @classmethod
-    def choose(cls, name, delivery):
-        """The workflow that a delivery is for, and whether its conditions had to find it.
+    def choose(cls, delivery):
+        """The workflow of a delivery that names none, and whether its conditions had to find it.
 
-        That is the one named by the caller or the event's subject, the one that the same delivery
-        found before, or the only one that takes it. Raises NotFound or Ambiguous.
+        That is the one named by the event's subject, the one that the same delivery found before,
+        or the only one that takes it. Raises NotFound or Ambiguous.
         """
-        if name is not None:
-            return cls.named(name), False
-        if workflow := cls.get_or_none(cls.name == delivery.subject):
+        if workflow := cls.known(delivery.subject):
             return workflow, False
         known = delivery.key and cls.select().join(
             WorkflowRun, on=(WorkflowRun.workflow_ref == cls.name)).where(
@@ -75,6 +78,12 @@ class Workflow(Table):
             names = ", ".join(workflow.name for workflow in willing)
             raise Ambiguous(f"several workflows take this: {names}; choose with ?workflow=NAME")
         return willing[0], True
+
+    @classmethod
+    def any_signed(cls, trigger):
+        """Whether a workflow whose trigger is on takes signed requests only."""
+        return any("secret_env" in workflow.content and is_enabled(workflow.content, trigger)
+                   for workflow in cls.select())
 
     @classmethod
     def apply(cls, definitions):
@@ -194,14 +203,16 @@ class WorkflowRun(Timed):
 
         Raises NotFound for an unknown run or topic, Conflict when every task has ended otherwise.
         """
-        results = json.dumps(results)
+        text = json.dumps(results)
+        said = "".join(f" {result['name']}={result['value']!r}" for result in results
+                       if result["name"] != "data")
         with cls.changing(id, now) as run:
-            tasks = [task for task in run.tasks if task.topic == topic]
+            tasks = run.tasks_on(topic)
             for task in tasks:
                 if task.outcome is None:
-                    task.take_callback(status, results, now)
+                    task.take_callback(status, text, said, now)
         if not tasks:
-            raise NotFound(f"no task of run {id} waits on topic {topic!r}")
+            raise run.unknown(topic)
         if all(task.outcome != status for task in tasks):
             ends = ", ".join(f"{task.name} {task.outcome}" for task in tasks)
             raise Conflict(f"topic {topic!r} of run {id} has ended already: {ends}")
@@ -345,6 +356,12 @@ class WorkflowRun(Timed):
         for line in self.story:
             log.info("%s run=%s", line, self.id)
 
+    def tasks_on(self, topic):
+        return [task for task in self.tasks if task.topic == topic]
+
+    def unknown(self, topic):
+        return NotFound(f"no task of run {self.id} waits on topic {topic!r}")
+
     def parts(self):
         """What has a deadline; the run first, as it wins over a task due at the same moment."""
         return [self, *self.tasks]
@@ -352,6 +369,15 @@ class WorkflowRun(Timed):
     @property
     def params(self):
         return json.loads(self.params_json)
+
+    @property
+    def origin(self):
+        """What started the run, in words, as far as it tells."""
+        event, data = self.params.get("event"), self.params.get("data")
+        if event:
+            return f"an event {event['type']} from {event['source']}"
+        ref = data.get("ref") if isinstance(data, dict) else None
+        return f"a webhook for {ref}" if isinstance(ref, str) else "a webhook"
 
     # All runs
 
@@ -441,14 +467,16 @@ class TaskRun(Timed):
                 self.end(self.callback_status, None, now)
         return may_start
 
-    def take_callback(self, status, results, now):
+    def take_callback(self, status, results, said, now):
         self.callback_status, self.callback_results = status, results
         if self.status == WAITING:
-            self.end(status, None, now)
+            self.end(status, None, now, said)
+        else:
+            self.run.story.append(f"callback kept task={self.name!r} status={status}{said}")
 
-    def end(self, status, message, now):
+    def end(self, status, message, now, said=""):
         self.status, self.status_message, self.end_time = status, message, now
-        self.run.story.append(f"task {status} task={self.name!r} topic={self.topic!r}"
+        self.run.story.append(f"task {status} task={self.name!r} topic={self.topic!r}{said}"
                               + (f" reason={message!r}" if message else ""))
 
     def handled(self, other):
@@ -467,9 +495,13 @@ class TaskRun(Timed):
         return parsed(self.dependencies_json)
 
     @property
+    def answer(self):
+        """What the callback brought, whether the task has ended with it yet or not."""
+        return json.loads(self.callback_results) if self.callback_results else []
+
+    @property
     def results(self):
-        has_results = self.status in (SUCCEEDED, FAILED) and self.callback_results
-        return json.loads(self.callback_results) if has_results else []
+        return self.answer if self.status in (SUCCEEDED, FAILED) else []
 
 
 # What every request runs, with a value in place of each parameter.

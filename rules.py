@@ -72,3 +72,13 @@ def same_json(one, other):
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(same_json, one, other))
     return isinstance(one, bool) == isinstance(other, bool) and one == other
+
+
+def in_words(milliseconds):
+    """A span of time as a person says it: "3 minutes", "2 days"."""
+    seconds = milliseconds // 1000
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length:
+            count = seconds // length
+            return f"{count} {unit}{'s' if count > 1 else ''}"
+    return "less than a minute"

@@ -6,6 +6,7 @@ import re
 import warnings
 from collections import Counter
 from datetime import datetime, timezone
+from urllib.parse import parse_qs
 
 from marshmallow import (EXCLUDE, Schema, ValidationError, fields, post_dump, post_load, pre_load,
                          validate, validates_schema)
@@ -102,20 +103,22 @@ def parameter(**options):
     return Parameter(validate=validate.Length(max=255), **options)
 
 
-class TriggerQuery(Schema):
+class Query(Schema):
     class Meta:
         unknown = EXCLUDE
 
+    access_token = Parameter()  # checked by security.py; here it must not be empty or come twice
+
+
+class TriggerQuery(Query):
     workflow = parameter(load_default=None)
 
 
-STATUS = validate.OneOf(["succeeded", "failed"], error="must be {choices}")
+STATUSES = ("succeeded", "failed")
+STATUS = validate.OneOf(STATUSES, error="must be {choices}")
 
 
-class CallbackQuery(Schema):
-    class Meta:
-        unknown = EXCLUDE
-
+class CallbackQuery(Query):
     workflowrun = parameter(required=True)
     topic = parameter(required=True)
     status = Parameter(load_default="succeeded", validate=lambda text: STATUS(text.lower()))
@@ -123,6 +126,27 @@ class CallbackQuery(Schema):
     @post_load
     def lower_status(self, query, **kwargs):
         return {**query, "status": query["status"].lower()}
+
+
+class CallbackForm(Schema):
+    """What a person sends from the page: a button's status, and a comment if there is one."""
+    class Meta:
+        unknown = EXCLUDE
+
+    status = fields.String(load_default=None, allow_none=True, validate=STATUS)
+    comment = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=1000))
+
+
+def parse_form(raw):
+    """The fields of an urlencoded form by name, those without a value left out."""
+    try:
+        values = parse_qs(raw.decode("ascii"), errors="strict", max_num_fields=20)
+    except ValueError as error:
+        raise ValidationError("the form is not UTF-8, or has too many fields", "body") from error
+    if twice := {name: ["given more than once"] for name in values if len(values[name]) > 1}:
+        raise ValidationError(twice)
+    # A browser counts a line's end as one character, and sends two.
+    return {name: value.replace("\r\n", "\n").strip() or None for name, (value,) in values.items()}
 
 
 class IdempotencyKey(fields.String):

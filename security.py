@@ -46,10 +46,8 @@ def verify_signature(secret, headers, body, now):
 
     `now` is in milliseconds. Raises Denied.
     """
-    ways = [("X-Hub-Signature-256", verify_github), ("webhook-signature", verify_standard),
-            ("X-Slack-Signature", verify_slack)]
     reasons = []
-    for header, verify in ways:
+    for header, verify in WAYS.items():
         if header in headers:
             try:
                 return verify(secret, headers, body, now / 1000)
@@ -88,6 +86,14 @@ def verify_slack(secret, headers, body, now):
     if not same(headers["X-Slack-Signature"], expected):
         raise Denied("X-Slack-Signature does not fit the body and the secret")
     require_fresh("X-Slack-Request-Timestamp", timestamp, now)
+
+
+WAYS = {"X-Hub-Signature-256": verify_github, "webhook-signature": verify_standard,
+        "X-Slack-Signature": verify_slack}
+
+
+def is_signed(headers):
+    return any(header in headers for header in WAYS)
 
 
 def require_fresh(header, timestamp, now):

@@ -3,8 +3,11 @@ import logging
 
 from app import create_app
 from errors import Unusable
+from security import Mask
 
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+for handler in logging.getLogger().handlers:
+    handler.addFilter(Mask())
 
 try:
     app = create_app()

@@ -1,0 +1,116 @@
+"""Every answer that is not a view's own: errors in one shape, and the page that a person sees."""
+import json
+import secrets
+
+from flask import Response, g, render_template, request
+from marshmallow import ValidationError
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound as NoSuchPath
+from werkzeug.http import HTTP_STATUS_CODES
+
+import database
+from errors import (Ambiguous, ConditionsNotMet, Conflict, NotFound, PayloadDiffers, Refused,
+                    TriggerDisabled)
+from rules import in_words
+from security import Denied, Expired
+
+FORM, JSON = "application/x-www-form-urlencoded", "application/json"
+STATUS_CODES = {Ambiguous: 400, TriggerDisabled: 403, NotFound: 404, Conflict: 409,
+                PayloadDiffers: 422}
+UNPROVED = (401, 410, 413, 503)  # all that is answered before a caller has proved itself (7.1)
+
+
+def no_content():
+    response = Response(status=200)
+    del response.headers["Content-Type"]
+    return response
+
+
+def problem(status, detail, headers=None, **more):
+    """A problem document (RFC 9457), or the page that says the same to a person.
+
+    Whoever has not proved itself learns nothing but that.
+    """
+    if not g.get("proved") and status not in UNPROVED:
+        return denied(Denied("send a token or a valid signature"))
+    if request.endpoint in ("get_callback", "post_callback") and wants_page():
+        response = page(status, title=HTTP_STATUS_CODES[status], detail=detail)
+    else:
+        document = {"type": "about:blank", "title": HTTP_STATUS_CODES[status], "status": status,
+                    "detail": detail, **more}
+        response = Response(json.dumps(document), status, content_type="application/problem+json")
+    response.headers.extend(headers or {})
+    return response
+
+
+def denied(error):
+    if isinstance(error, Expired):
+        return problem(410, str(error))
+    return problem(401, str(error), {"WWW-Authenticate": "Bearer"})
+
+
+def wants_page():
+    """Whether a person's browser asks (contract 8)."""
+    accept = request.accept_mimetypes
+    return accept["text/html"] > accept[JSON] or request.mimetype == FORM
+
+
+def page(code, **shown):
+    """A page that works without scripts, loads nothing, cannot be framed and is never kept."""
+    nonce = secrets.token_urlsafe()
+    response = Response(render_template("callback.html", nonce=nonce, in_words=in_words, **shown),
+                        code)
+    response.headers.update({
+        "Cache-Control": "no-store", "Referrer-Policy": "same-origin",
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": f"default-src 'none'; style-src 'nonce-{nonce}'; "
+                                   "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"})
+    return response
+
+
+def add_headers(response):
+    """What answers carry whichever view made them."""
+    if response.calculate_content_length() == 0:
+        response.headers.pop("Content-Type", None)
+    asked = request.headers.get("WebHook-Request-Origin")
+    if request.method == "OPTIONS" and asked and request.endpoint in ("event", "webhook"):
+        response.headers["WebHook-Allowed-Origin"] = asked  # CloudEvents Web Hooks 4
+        response.headers["WebHook-Allowed-Rate"] = request.headers.get("WebHook-Request-Rate", "*")
+    if "access_token" in g.get("parameters", ()):
+        response.headers["Cache-Control"] = "private, no-store"
+    return response
+
+
+def add_error_handlers(app):
+    """Turn each error, wherever it was raised, into its answer."""
+
+    @app.errorhandler(HTTPException)
+    def http_error(error):
+        if error.response is not None:
+            return error.response
+        detail = {NoSuchPath: "nothing is here; there are /api/v2/webhook, event and callback",
+                  MethodNotAllowed: "this path takes other methods; see Allow",
+                  }.get(type(error), error.description)
+        headers = [(name, value) for name, value in error.get_headers() if name != "Content-Type"]
+        return problem(error.code, detail, headers)
+
+    @app.errorhandler(ValidationError)
+    def invalid(error):
+        errors = error.normalized_messages()
+        detail = "; ".join(f"{field}: {messages[0]}" for field, messages in errors.items())
+        return problem(400, detail, errors=errors)
+
+    @app.errorhandler(Refused)
+    def refused(error):
+        return problem(STATUS_CODES[type(error)], str(error))
+
+    @app.errorhandler(ConditionsNotMet)
+    def skipped(error):
+        return {"status": "skipped", "workflowRef": error.workflow_ref, "statusMessage": str(error)}
+
+    def unavailable(error):
+        app.logger.error("database unavailable: %s", error)
+        return problem(503, "the database is busy or away; send it again", {"Retry-After": "1"})
+
+    app.register_error_handler(Denied, denied)
+    for kind in database.UNAVAILABLE:
+        app.register_error_handler(kind, unavailable)
