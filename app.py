@@ -25,7 +25,8 @@ from events import CLOUD_EVENT, binary_event
 from models import TABLES, Workflow, WorkflowRun
 from rules import Delivery
 from schemas import (STATUSES, CallbackForm, CallbackQuery, DeliveryHeaders, TriggerQuery,
-                     WorkflowRunSchema, parse_form, parse_object, together)
+                     WorkflowRunSchema, parse_form, together)
+from strictjson import parse_object
 
 # Made once: a schema made anew for each request costs more than what it loads.
 TRIGGER_QUERY, CALLBACK_QUERY, CALLBACK_FORM = TriggerQuery(), CallbackQuery(), CallbackForm()
@@ -224,8 +225,9 @@ def check_link():
 
 def check_named_workflow():
     """Check the sender's signature before anything is parsed, where ?workflow says whose it is."""
-    if names := g.parameters.get("workflow"):
-        g.workflow = Workflow.known(names[0])
+    name = g.parameters.get("workflow", [""])[0]
+    if name and name.isprintable():
+        g.workflow = Workflow.known(name)
         check_sender(g.workflow)
 
 

@@ -18,7 +18,8 @@ import security
 from errors import NotFound, Refused
 from models import Workflow, WorkflowRun
 from rules import ENDED, RUNNING, SUCCEEDED
-from schemas import STATUSES, WorkflowDefinition, WorkflowRunSchema, parse_json
+from schemas import STATUSES, WorkflowDefinition, WorkflowRunSchema
+from strictjson import parse_json
 
 log = logging.getLogger("signalbox")
 

@@ -1,4 +1,4 @@
-"""Workflows, their runs and the tasks that wait: the life of a run, and every transaction.
+"""Workflows, their runs and the tasks that wait: the tables, and every transaction.
 
 Times are milliseconds since 1970 (UTC) and always come in as `now`; nothing here reads a clock.
 """
@@ -13,12 +13,13 @@ from peewee import (AutoField, BigIntegerField, BooleanField, CharField, Composi
 
 from database import Statement, Table, database
 from errors import Ambiguous, ConditionsNotMet, Conflict, NotFound, PayloadDiffers, TriggerDisabled
-from rules import (CANCELLED, CONDITIONS, ENDED, FAILED, NOT_STARTED, PHASES, RAN, RUNNING, SKIPPED,
-                   SUCCEEDED, TIMED_OUT, WAITING, is_enabled, same_json, unmet)
+from life import RunLife, TaskLife
+from rules import (CANCELLED, ENDED, FAILED, NOT_STARTED, RUNNING, SUCCEEDED, WAITING, is_enabled,
+                   unmet)
+from strictjson import same_json
 
 log = logging.getLogger("signalbox")
 
-MINUTE = 60_000
 BATCH = 500  # how many runs one look of expire, or one transaction of purge, takes on
 
 
@@ -51,7 +52,7 @@ class Workflow(Table):
         raise NotFound(f"no workflow is named {name!r}; `flask workflow list` shows all")
 
     def is_current(self):
-        stored = WORKFLOW_BY_NAME.run(self.name).fetchone()
+        stored = WORKFLOW_TO_START.run(self.name).fetchone()
         return stored == (self.id, self.name, self.version, self.definition)
 
     @classmethod
@@ -90,6 +91,7 @@ class Workflow(Table):
         """Store all definitions or none; (name, version, "created"|"updated"|"unchanged") each."""
         outcome = []
         with database.writing():
+            database.alone()
             for content in definitions:
                 workflow = cls.get_or_none(cls.name == content["name"])
                 if workflow is None:
@@ -117,8 +119,9 @@ class Workflow(Table):
         WorkflowRun.expire_overdue(now)
         with database.writing():
             workflow = cls.named(name)
-            running = [WorkflowRun.loaded(run.id) for run in WorkflowRun.select().where(
-                WorkflowRun.workflow_ref == name, WorkflowRun.status == RUNNING)]
+            database.locking(cls.select().where(cls.id == workflow.id), "FOR UPDATE").execute()
+            running = [WorkflowRun.loaded(run.id, to_change=True) for run in WorkflowRun.select(
+                ).where(WorkflowRun.workflow_ref == name, WorkflowRun.status == RUNNING)]
             if running and not force:
                 raise Conflict(f"workflow {name} has {len(running)} runs under way; wait for them, "
                                "or cancel them with --force")
@@ -132,29 +135,7 @@ class Workflow(Table):
         return len(running)
 
 
-class Timed(Table):
-    """What a run and its tasks share: `run` is the run itself or the task's."""
-
-    @property
-    def phase(self):
-        return PHASES[self.status]
-
-    @property
-    def creation_date(self):
-        return self.run.start_time
-
-    @property
-    def duration(self):
-        """Milliseconds, as of the time at which the run was looked at."""
-        return (self.end_time or self.run.as_of) - self.start_time if self.start_time else 0
-
-    @property
-    def deadline(self):
-        if self.status in (RUNNING, WAITING) and self.timeout:
-            return self.start_time + self.timeout * MINUTE
-
-
-class WorkflowRun(Timed):
+class WorkflowRun(RunLife, Table):
     """A started instance of a workflow; its tasks are as they were defined when it started."""
     number = AutoField()  # the order in which runs started
     id = CharField(unique=True, max_length=32)
@@ -171,8 +152,6 @@ class WorkflowRun(Timed):
     start_time = BigIntegerField()
     end_time = BigIntegerField(null=True)
     due = BigIntegerField(null=True)  # when the run or one of its waiting tasks times out next
-
-    # The life of a run. Each of these is one transaction.
 
     @classmethod
     def start(cls, workflow, delivery, routed, now):
@@ -230,7 +209,8 @@ class WorkflowRun(Timed):
     @classmethod
     def find(cls, id, now):
         """The run as it stands now, after what is overdue has ended. Raises NotFound."""
-        run = cls.loaded(id)
+        with database.snapshot():
+            run = cls.loaded(id)
         if run.due is not None and run.due <= now:
             with cls.changing(id, now) as run:
                 pass
@@ -245,47 +225,12 @@ class WorkflowRun(Timed):
         Whoever refuses does so afterwards, so that the timeouts noticed here stay.
         """
         with database.writing():
-            run = cls.loaded(id)
+            run = cls.loaded(id, to_change=True)
             run.expire(now)
             yield run
             run.advance(now)
             run.save_changes()
         run.tell()
-
-    def advance(self, now):
-        """Start or skip the tasks whose turn has come; the last task's end ends the run (4.5)."""
-        by_name = {task.name: task for task in self.tasks}
-        while any([task.consider(by_name, now) for task in self.tasks]):
-            pass
-        if self.status == RUNNING and all(task.status in ENDED for task in self.tasks):
-            failures = [f"{task.name} {task.status}" for task in self.tasks
-                        if task.status in (FAILED, TIMED_OUT)
-                        and not any(other.handled(task) for other in self.tasks)]
-            self.end(FAILED if failures else SUCCEEDED, ", ".join(failures) or None, now)
-        self.due = min((part.deadline for part in self.parts() if part.deadline), default=None)
-
-    def expire(self, now):
-        """End what is overdue, what was due first ends first, and go on from there (section 5)."""
-        while self.due is not None and self.due <= now:
-            late = min((part for part in self.parts() if part.deadline), key=lambda p: p.deadline)
-            if late is self:
-                self.stop(TIMED_OUT, f"not done within {self.timeout} minutes", now)
-            else:
-                late.end(TIMED_OUT, f"no callback within {late.timeout} minutes", now)
-            self.advance(now)
-
-    def stop(self, status, message, now):
-        """End the run before its tasks have ended; those are cancelled."""
-        for task in self.tasks:
-            if task.status not in ENDED:
-                task.end(CANCELLED, message, now)
-        self.end(status, message, now)
-
-    def end(self, status, message, now):
-        self.status, self.status_message, self.end_time, self.due = status, message, now, None
-        self.story.append(f"run {status}" + (f" reason={message!r}" if message else ""))
-
-    # Its parts
 
     @classmethod
     def first_of(cls, workflow, delivery):
@@ -322,9 +267,9 @@ class WorkflowRun(Timed):
         return run
 
     @classmethod
-    def loaded(cls, id):
-        """The stored run with its tasks. Raises NotFound."""
-        for run in RUN_BY_ID.fetch(id):
+    def loaded(cls, id, to_change=False):
+        """The stored run with its tasks; to change it, its row is locked. Raises NotFound."""
+        for run in (RUN_TO_CHANGE if to_change else RUN_BY_ID).fetch(id):
             run.adopt(TASKS_OF_RUN.fetch(run.number))
             return run
         raise NotFound(f"no run has the id {id!r}; `flask workflowrun list` shows the runs")
@@ -356,40 +301,18 @@ class WorkflowRun(Timed):
         for line in self.story:
             log.info("%s run=%s", line, self.id)
 
-    def tasks_on(self, topic):
-        return [task for task in self.tasks if task.topic == topic]
-
-    def unknown(self, topic):
-        return NotFound(f"no task of run {self.id} waits on topic {topic!r}")
-
-    def parts(self):
-        """What has a deadline; the run first, as it wins over a task due at the same moment."""
-        return [self, *self.tasks]
-
     @property
     def params(self):
         return json.loads(self.params_json)
-
-    @property
-    def origin(self):
-        """What started the run, in words, as far as it tells."""
-        event, data = self.params.get("event"), self.params.get("data")
-        if event:
-            return f"an event {event['type']} from {event['source']}"
-        ref = data.get("ref") if isinstance(data, dict) else None
-        return f"a webhook for {ref}" if isinstance(ref, str) else "a webhook"
-
-    # All runs
 
     @classmethod
     def newest(cls, workflow, status, limit, now):
         """Runs, newest first, after what is overdue has ended; workflow and status narrow them."""
         cls.expire_overdue(now)
         query = cls.select().order_by(cls.number.desc()).limit(limit)
-        if workflow is not None:
-            query = query.where(cls.workflow_ref == workflow)
-        if status is not None:
-            query = query.where(cls.status == status)
+        for column, wanted in ((cls.workflow_ref, workflow), (cls.status, status)):
+            if wanted is not None:
+                query = query.where(column == wanted)
         runs = list(query.prefetch(TaskRun.select().order_by(TaskRun.position)))
         for run in runs:
             run.adopt(run.task_runs)
@@ -428,7 +351,7 @@ WorkflowRun.add_index(WorkflowRun.due, where=WorkflowRun.due.is_null(False))
 WorkflowRun.add_index(WorkflowRun.end_time, where=WorkflowRun.end_time.is_null(False))
 
 
-class TaskRun(Timed):
+class TaskRun(TaskLife, Table):
     """A wait-for-event task of a run."""
     workflow_run = ForeignKeyField(WorkflowRun, backref="task_runs", on_delete="CASCADE",
                                    index=False)  # the primary key begins with it
@@ -448,48 +371,6 @@ class TaskRun(Timed):
     class Meta:
         primary_key = CompositeKey("workflow_run", "position")
 
-    def consider(self, tasks, now):
-        """Start or skip this task if its dependencies allow it; say whether it moved."""
-        if self.status != NOT_STARTED:
-            return False
-        may_start = True
-        for dependency in self.dependencies:
-            other, condition = tasks[dependency["task_ref"]], dependency["execution_condition"]
-            if other.status not in ENDED:
-                may_start = False
-            elif other.status not in CONDITIONS[condition]:
-                self.end(SKIPPED, f"needs {condition} of {other.name}, which {other.status}", now)
-                return True
-        if may_start:
-            self.status, self.start_time = WAITING, now
-            self.run.story.append(f"task waiting task={self.name!r} topic={self.topic!r}")
-            if self.callback_status:
-                self.end(self.callback_status, None, now)
-        return may_start
-
-    def take_callback(self, status, results, said, now):
-        self.callback_status, self.callback_results = status, results
-        if self.status == WAITING:
-            self.end(status, None, now, said)
-        else:
-            self.run.story.append(f"callback kept task={self.name!r} status={status}{said}")
-
-    def end(self, status, message, now, said=""):
-        self.status, self.status_message, self.end_time = status, message, now
-        self.run.story.append(f"task {status} task={self.name!r} topic={self.topic!r}{said}"
-                              + (f" reason={message!r}" if message else ""))
-
-    def handled(self, other):
-        """Whether this task ran because the other one may fail."""
-        return self.status in RAN and any(
-            dependency["task_ref"] == other.name and dependency["execution_condition"] != "success"
-            for dependency in self.dependencies)
-
-    @property
-    def outcome(self):
-        """How the task ended, or will end by the callback that it remembers; None while open."""
-        return self.callback_status or (self.status if self.status in ENDED else None)
-
     @property
     def dependencies(self):
         return parsed(self.dependencies_json)
@@ -508,7 +389,11 @@ class TaskRun(Timed):
 WORKFLOW_BY_NAME = Statement(lambda: Workflow.select().where(Workflow.name == ""))
 FIRST_OF_DELIVERY = Statement(lambda: WorkflowRun.select().where(
     WorkflowRun.delivery_key == "", WorkflowRun.workflow_ref == ""))
+WORKFLOW_TO_START = Statement(lambda: database.locking(
+    Workflow.select().where(Workflow.name == ""), "FOR SHARE"))
 RUN_BY_ID = Statement(lambda: WorkflowRun.select().where(WorkflowRun.id == ""))
+RUN_TO_CHANGE = Statement(lambda: database.locking(
+    WorkflowRun.select().where(WorkflowRun.id == ""), "FOR UPDATE"))
 TASKS_OF_RUN = Statement(lambda: TaskRun.select().where(
     TaskRun.workflow_run == 0).order_by(TaskRun.position))
 RUN_COLUMNS = WorkflowRun._meta.sorted_field_names[1:]  # SQLite gives the number

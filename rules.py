@@ -3,6 +3,8 @@ import json
 import re
 from typing import NamedTuple
 
+from strictjson import same_json
+
 NOT_STARTED, WAITING, RUNNING = "notstarted", "waiting", "running"
 SUCCEEDED, FAILED, TIMED_OUT = "succeeded", "failed", "timedout"
 SKIPPED, CANCELLED = "skipped", "cancelled"
@@ -63,15 +65,6 @@ def holds(condition, params):
     if condition["operation"] == "in":
         return any(same_json(value, wanted) for wanted in condition["one_of"])
     return same_json(value, condition["value"])
-
-
-def same_json(one, other):
-    """Whether two JSON values are equal: 1 is 1.0, but true is not 1."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(same_json(one[key], other[key]) for key in one)
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(same_json, one, other))
-    return isinstance(one, bool) == isinstance(other, bool) and one == other
 
 
 def in_words(milliseconds):

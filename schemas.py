@@ -1,7 +1,5 @@
 """What comes in, checked (CloudEvents: events.py), and what goes out. camelCase lives here only."""
 import graphlib
-import json
-import math
 import re
 import warnings
 from collections import Counter
@@ -11,66 +9,7 @@ from urllib.parse import parse_qs
 from marshmallow import (EXCLUDE, Schema, ValidationError, fields, post_dump, post_load, pre_load,
                          validate, validates_schema)
 
-MAX_DEPTH = 200
 TEN_YEARS = 5_256_000  # minutes
-
-
-# JSON (RFC 8259)
-
-def finite(text):
-    if math.isinf(number := float(text)):
-        raise ValueError(f"the number {text[:40]} is too large")
-    return number
-
-
-def refuse_constant(text):
-    raise ValueError(f"{text} is not JSON")
-
-
-DECODER = json.JSONDecoder(parse_float=finite, parse_constant=refuse_constant)
-
-
-def parse_json(raw, field="body"):
-    """The value of UTF-8 JSON bytes. Raises ValidationError for what is malformed (4.7)."""
-    try:
-        text = raw.decode()
-        value = DECODER.decode(text)
-        if text.count("[") + text.count("{") > MAX_DEPTH and depth(value) > MAX_DEPTH:
-            raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
-        if "\\u" in text:
-            json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeDecodeError as error:
-        message = f"not UTF-8 (byte {error.start})"
-    except UnicodeEncodeError:
-        message = "a lone surrogate (half of a \\u pair)"
-    except RecursionError:
-        message = f"nested deeper than {MAX_DEPTH} levels"
-    except json.JSONDecodeError as error:
-        message = str(error)
-    except ValueError as error:  # Python's own words for long integers speak of its insides
-        message = "an integer of too many digits" if "digits" in str(error) else str(error)
-    else:
-        return value
-    raise ValidationError(f"malformed JSON: {message}", field)
-
-
-def depth(value):
-    """How many arrays and objects stand inside each other."""
-    levels, containers = 0, [value] if isinstance(value, (dict, list)) else []
-    while containers:
-        levels += 1
-        children = [child for container in containers for child in
-                    (container.values() if isinstance(container, dict) else container)]
-        containers = [child for child in children if isinstance(child, (dict, list))]
-    return levels
-
-
-def parse_object(raw, field="body"):
-    """As `parse_json`, for a JSON object only."""
-    value = parse_json(raw, field)
-    if not isinstance(value, dict):
-        raise ValidationError("must be a JSON object", field)
-    return value
 
 
 def together(*loads):

@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+import postgres_server as postgres
 from app import create_app
 from database import database
 
@@ -42,10 +43,36 @@ def clock():
     return Clock()
 
 
+@pytest.fixture(scope="session")
+def postgres_server():
+    """A PostgreSQL server of the tests' own, or None where there are no programs for one."""
+    with postgres.running() as server:
+        yield server
+
+
+def pytest_generate_tests(metafunc):
+    """Every test that touches the database runs on both kinds, but for those about one of them."""
+    if "database_url" in metafunc.fixturenames:
+        only_sqlite = metafunc.definition.get_closest_marker("sqlite")
+        kinds = ["sqlite"] if only_sqlite else ["sqlite", "postgresql"]
+        metafunc.parametrize("database_url", kinds, indirect=True)
+
+
 @pytest.fixture
-def environ(tmp_path):
+def database_url(request, tmp_path):
+    """An empty database of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/signalbox.db"
+    server = request.getfixturevalue("postgres_server")
+    if server is None:
+        pytest.skip("no PostgreSQL programs here (Debian: apt install postgresql)")
+    return server.empty()
+
+
+@pytest.fixture
+def environ(database_url):
     """The service's settings; a test that needs others overrides this fixture."""
-    return {"DATABASE_URL": f"sqlite:///{tmp_path}/signalbox.db"}
+    return {"DATABASE_URL": database_url}
 
 
 @pytest.fixture

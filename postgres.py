@@ -1,0 +1,120 @@
+"""All that is particular to PostgreSQL: sessions that may break, rows locked one by one."""
+from contextlib import contextmanager
+
+from peewee import InterfaceError, OperationalError, PostgresqlDatabase, ProgrammingError
+
+from errors import Unusable
+
+BROKEN = (OperationalError, InterfaceError)
+LOCK = 0x51674278  # the advisory lock of whoever makes or changes the tables
+REPEATABLE_READ = 3  # Peewee's number for it
+#: Nothing waits longer than this for the server, the network or somebody else's lock.
+LIMITS = {"connect_timeout": 4, "tcp_user_timeout": 8000,
+          "options": "-c lock_timeout=5s -c statement_timeout=8s "
+                     "-c idle_in_transaction_session_timeout=10s"}
+
+
+class Postgres(PostgresqlDatabase):
+    """A PostgreSQL database: one session a thread, made anew when it broke."""
+
+    ready = False  # set by prepare(), before which nothing else may be asked
+
+    def __init__(self, database, **options):
+        super().__init__(database, prefer_psycopg3=True, **{**LIMITS, **options})
+
+    @contextmanager
+    def writing(self):
+        """One write transaction; whoever changes a run locks its row first."""
+        with self.transaction_or_new_session(self.atomic()):
+            yield
+
+    @contextmanager
+    def snapshot(self):
+        """Several reads that see the same state."""
+        with self.transaction_or_new_session(self.atomic(REPEATABLE_READ)):
+            yield
+
+    @contextmanager
+    def transaction_or_new_session(self, transaction):
+        try:
+            with transaction:
+                yield
+        except BROKEN:
+            self.drop_broken_session()
+            raise
+
+    def begin(self, isolation_level=None):
+        try:
+            super().begin(isolation_level)
+        except BROKEN:
+            if not self.drop_broken_session():
+                raise
+            super().begin(isolation_level)  # the session broke while it was idle
+
+    def rollback(self):
+        try:
+            super().rollback()
+        except BROKEN:
+            pass  # the session is gone, and the server has rolled it back
+
+    def execute_sql(self, sql, params=None):
+        try:
+            return super().execute_sql(sql, params)
+        except BROKEN:
+            if self.in_transaction() or not self.drop_broken_session():
+                raise
+            return super().execute_sql(sql, params)  # as in begin()
+
+    def drop_broken_session(self):
+        """Forget this thread's session if it can no longer be used; say whether that was so."""
+        if self.is_closed() or self.is_connection_usable():
+            return False
+        self.connection().close()
+        self.dispose()
+        return True
+
+    def locking(self, query, mode):
+        """The query, locking the rows that it finds: FOR UPDATE or FOR SHARE."""
+        return query.for_update(mode)
+
+    def alone(self):
+        """Wait until nobody else makes tables or applies definitions, and keep others waiting."""
+        self.execute_sql("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
+
+    def insert(self, sql, values):
+        """The number of the inserted row; None when a unique index ignored it."""
+        row = self.execute_sql(sql, values).fetchone()
+        return row and row[0]
+
+    def prepare(self):
+        """Make the tables, or check that they are ours and not newer than the code."""
+        if self.ready:
+            return
+        try:
+            with self.writing():
+                self.alone()
+                self.execute_sql(
+                    "CREATE TABLE IF NOT EXISTS signalbox_schema (version integer NOT NULL)")
+                self._bring_up_to_date(self.execute_sql(
+                    "SELECT version FROM signalbox_schema").fetchone())
+        except ProgrammingError as error:
+            raise Unusable(f"the PostgreSQL user may not make tables: {error}") from error
+        finally:
+            self.close()  # a session must not be shared with the processes forked later
+        self.ready = True
+
+    def _bring_up_to_date(self, row):
+        version = row[0] if row else 0
+        if version > self.schema_version:
+            raise Unusable("the PostgreSQL database was written by a newer Signalbox; upgrade this "
+                           f"one (schema {version}, known here: {self.schema_version})")
+        if not version and self.table_exists("workflow_run"):
+            raise Unusable("the PostgreSQL database has a table workflow_run of another "
+                           "application; name another database")
+        if version < self.schema_version:
+            self.create_tables(self.tables)
+            self.execute_sql("DELETE FROM signalbox_schema")
+            self.execute_sql("INSERT INTO signalbox_schema VALUES (%s)", (self.schema_version,))
+
+    def backup(self, path):
+        raise Unusable("this database is PostgreSQL: use pg_dump, or its own backups")

@@ -1,0 +1,72 @@
+"""JSON (RFC 8259) as the contract has it: what is malformed (4.7), when values are equal (3)."""
+import json
+import math
+
+from marshmallow import ValidationError
+
+MAX_DEPTH = 200
+
+
+def finite(text):
+    if math.isinf(number := float(text)):
+        raise ValueError(f"the number {text[:40]} is too large")
+    return number
+
+
+def refuse_constant(text):
+    raise ValueError(f"{text} is not JSON")
+
+
+DECODER = json.JSONDecoder(parse_float=finite, parse_constant=refuse_constant)
+
+
+def parse_json(raw, field="body"):
+    """The value of UTF-8 JSON bytes. Raises ValidationError for what is malformed (4.7)."""
+    try:
+        text = raw.decode()
+        value = DECODER.decode(text)
+        if text.count("[") + text.count("{") > MAX_DEPTH and depth(value) > MAX_DEPTH:
+            raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        message = f"not UTF-8 (byte {error.start})"
+    except UnicodeEncodeError:
+        message = "a lone surrogate (half of a \\u pair)"
+    except RecursionError:
+        message = f"nested deeper than {MAX_DEPTH} levels"
+    except json.JSONDecodeError as error:
+        message = str(error)
+    except ValueError as error:  # Python's own words for long integers speak of its insides
+        message = "an integer of too many digits" if "digits" in str(error) else str(error)
+    else:
+        return value
+    raise ValidationError(f"malformed JSON: {message}", field)
+
+
+def depth(value):
+    """How many arrays and objects stand inside each other."""
+    levels, containers = 0, [value] if isinstance(value, (dict, list)) else []
+    while containers:
+        levels += 1
+        children = [child for container in containers for child in
+                    (container.values() if isinstance(container, dict) else container)]
+        containers = [child for child in children if isinstance(child, (dict, list))]
+    return levels
+
+
+def parse_object(raw, field="body"):
+    """As `parse_json`, for a JSON object only."""
+    value = parse_json(raw, field)
+    if not isinstance(value, dict):
+        raise ValidationError("must be a JSON object", field)
+    return value
+
+
+def same_json(one, other):
+    """Whether two JSON values are equal: 1 is 1.0, but true is not 1."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same_json(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same_json, one, other))
+    return isinstance(one, bool) == isinstance(other, bool) and one == other
