@@ -81,8 +81,8 @@ def create_app(environ=os.environ, clock=utc_now):
     app.url_map.merge_slashes = False  # `//` would answer with a redirect, in HTML
     if proxies := settings["TRUSTED_PROXIES"]:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies, x_host=proxies)
-    for group in (cli.workflow, cli.workflowrun, cli.db):
-        app.cli.add_command(group)
+    for command in (cli.workflow, cli.workflowrun, cli.db, cli.status):
+        app.cli.add_command(command)
     app.before_request(require_proof)
     app.before_request(require_exact_path)
     app.before_request(database.database.prepare)

@@ -10,14 +10,14 @@ from urllib.parse import urlencode
 
 import click
 from flask import current_app
-from flask.cli import AppGroup
+from flask.cli import AppGroup, with_appcontext
 from marshmallow import ValidationError
 
 import database
 import security
-from errors import NotFound, Refused
-from models import Workflow, WorkflowRun
-from rules import ENDED, RUNNING, SUCCEEDED
+from errors import NotFound, Refused, Unusable
+from models import TABLES, Workflow, WorkflowRun
+from rules import ENDED, RUNNING, SUCCEEDED, in_words
 from schemas import STATUSES, WorkflowDefinition, WorkflowRunSchema
 from strictjson import parse_json
 
@@ -37,7 +37,7 @@ class Group(AppGroup):
         try:
             database.database.prepare()
             return super().invoke(ctx)
-        except Refused as error:
+        except (Refused, Unusable) as error:
             raise click.ClickException(str(error)) from error
         except database.UNAVAILABLE as error:
             raise click.ClickException(f"the database cannot be used now: {error}") from error
@@ -255,7 +255,11 @@ def workflowrun_expire():
               help="Such as 30d: a whole number and s, m, h or d.")
 def workflowrun_purge(older_than):
     """Delete the runs that ended longer ago; their delivery ids are forgotten with them."""
-    count = sum(WorkflowRun.purge(now() - older_than * 1000))
+    count = 0
+    for batch in WorkflowRun.purge(now() - older_than * 1000):
+        count += batch
+        if sys.stderr.isatty():
+            click.echo(f"\rpurged {count} runs …", nl=False, err=True)
     click.echo(f"purged {count} runs")
 
 
@@ -270,3 +274,62 @@ def db_backup(file):
     """Copy the database to a new file, as of now, while the service goes on."""
     database.database.backup(file)
     click.echo(f"saved {file}; to restore, stop the service and put it in the database's place")
+
+
+@db.command("copy")
+@click.argument("source")
+@click.argument("target")
+def db_copy(source, target):
+    """Carry everything over from one DATABASE_URL to another, empty one: all of it, or nothing.
+
+    Stop the service first, or what arrives meanwhile stays behind.
+    """
+    try:
+        engines = [database.engine(url, TABLES) for url in (source, target)]
+        counts = {}
+        for table, count in database.copy(*engines):
+            counts[table] = count
+            if sys.stderr.isatty():
+                click.echo(f"\r{table}: {count} rows …", nl=False, err=True)
+    except (ValueError, TypeError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo("copied " + (", ".join(f"{count} rows of {table}" for table, count in counts.items())
+                            or "nothing: the source is empty"))
+
+
+AGES = {"under an hour": 3_600_000, "under a day": 86_400_000, "under a week": 604_800_000,
+        "a week or more": math.inf}
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="The same for programs.")
+@with_appcontext
+def status(as_json):
+    """Say whether the service is well: exit 0, or 1 when its database cannot be used.
+
+    The write is a probe: a transaction that is rolled back.
+    """
+    facts = {}
+    try:
+        engine = database.database
+        engine.prepare()
+        runs, waiting, overdue, oldest = WorkflowRun.overview(now())
+        began = time.perf_counter()
+        Workflow.probe()
+        facts = {"database": "ok", "bytes": engine.size(), "schema": engine.schema_version,
+                 "milliseconds to write": round((time.perf_counter() - began) * 1000, 1),
+                 "runs": runs,
+                 "waiting": dict.fromkeys(AGES, 0), "overdue": overdue,
+                 "oldest": oldest and {"id": oldest.id, "age": in_words(now() - oldest.start_time)}}
+        for start in waiting:
+            facts["waiting"][next(age for age in AGES if now() - start < AGES[age])] += 1
+    except database.UNAVAILABLE as error:
+        facts = {"database": f"cannot be used: {error}"}
+    if as_json:
+        print_json(facts)
+    else:
+        print_table(["WHAT", "STATE"], [
+            [name, ", ".join(f"{key} {part}" for key, part in value.items())
+             if isinstance(value, dict) else value if value is not None else "none"]
+            for name, value in facts.items()])
+    sys.exit(0 if facts["database"] == "ok" else 1)

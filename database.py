@@ -1,11 +1,12 @@
 """The seam between models.py and the databases: sqlite.py (the default) and postgres.py.
 
-Each of the two has: prepare(), writing(), snapshot(), locking(), insert(), backup().
+Each of the two has: prepare(), writing(), snapshot(), locking(), alone(), insert(), size(),
+backup(), is_missing(), renumber().
 """
 import logging
 
 import peewee
-from peewee import DatabaseProxy, ImproperlyConfigured, InterfaceError, Model, OperationalError
+from peewee import DatabaseProxy, InterfaceError, Model, OperationalError, chunked
 from playhouse import db_url
 
 from errors import Unusable
@@ -70,15 +71,43 @@ def connect(url, tables):
     Raises ValueError when the URL cannot be used and Unusable when the database cannot; one that
     is only busy or away is tried again at the first request.
     """
+    database.initialize(engine(url, tables))
+    try:
+        database.prepare()
+    except (OperationalError, InterfaceError) as error:
+        log.warning("database not ready, tried again at the next request: %s", error)
+
+
+def engine(url, tables):
+    """The database that the URL names, not opened yet. Raises ValueError."""
     scheme = url.partition(":")[0]
     if scheme not in SCHEMES:
         raise ValueError(f"unknown scheme {scheme!r}; known: {', '.join(SCHEMES)}")
-    engine = SCHEMES[scheme](**db_url.parse(url, unquote_password=True, unquote_user=True))
-    engine.tables, engine.schema_version = tables, SCHEMA_VERSION
-    database.initialize(engine)
-    try:
-        database.prepare()
-    except ImproperlyConfigured as error:
-        raise ValueError("psycopg is missing: pip install -r requirements-postgres.txt") from error
-    except (OperationalError, InterfaceError) as error:
-        log.warning("database not ready, tried again at the next request: %s", error)
+    made = SCHEMES[scheme](**db_url.parse(url, unquote_password=True, unquote_user=True))
+    made.tables, made.schema_version = tables, SCHEMA_VERSION
+    return made
+
+
+def copy(source, target):
+    """Copy every row of one engine's tables into the other's empty ones, all or nothing.
+
+    Yields (table, how many rows so far) after each batch. Raises Unusable.
+    """
+    if source.is_missing():
+        raise Unusable(f"there is no database {source.database}")
+    source.prepare()
+    target.prepare()
+    with source.snapshot(), target.writing():
+        target.alone()
+        if any(table.select().bind(target).exists() for table in target.tables):
+            raise Unusable("the target is not empty; name a new database")
+        for table in source.tables:
+            done, key = 0, table._meta.get_primary_keys()
+            insert = table.insert(dict.fromkeys(table._meta.sorted_fields)).bind(target).sql()[0]
+            rows = table.select().order_by(*key).tuples().bind(source).iterator()
+            for batch in chunked(rows, 1000):
+                with peewee.__exception_wrapper__:
+                    target.cursor().executemany(insert, batch)
+                done += len(batch)
+                yield table._meta.table_name, done
+        target.renumber()

@@ -2,14 +2,14 @@
 
 Times are milliseconds since 1970 (UTC) and always come in as `now`; nothing here reads a clock.
 """
+import contextlib
 import json
 import logging
 import secrets
-from contextlib import contextmanager
 from functools import lru_cache
 
 from peewee import (AutoField, BigIntegerField, BooleanField, CharField, CompositeKey,
-                    ForeignKeyField, IntegerField, TextField)
+                    ForeignKeyField, IntegerField, TextField, fn)
 
 from database import Statement, Table, database
 from errors import Ambiguous, ConditionsNotMet, Conflict, NotFound, PayloadDiffers, TriggerDisabled
@@ -27,6 +27,10 @@ BATCH = 500  # how many runs one look of expire, or one transaction of purge, ta
 def parsed(text):
     """The value of stored JSON. Shared between callers, so never changed."""
     return json.loads(text)
+
+
+class Undo(Exception):
+    """Ends a transaction that was only tried."""
 
 
 class Workflow(Table):
@@ -79,6 +83,13 @@ class Workflow(Table):
             names = ", ".join(workflow.name for workflow in willing)
             raise Ambiguous(f"several workflows take this: {names}; choose with ?workflow=NAME")
         return willing[0], True
+
+    @classmethod
+    def probe(cls):
+        """Write a row and roll it back, as the start of a run would be written."""
+        with contextlib.suppress(Undo), database.writing():
+            cls.create(name=" ", definition="{}")  # no workflow can have this name
+            raise Undo
 
     @classmethod
     def any_signed(cls, trigger):
@@ -218,7 +229,7 @@ class WorkflowRun(RunLife, Table):
         return run
 
     @classmethod
-    @contextmanager
+    @contextlib.contextmanager
     def changing(cls, id, now):
         """The run in a transaction: what is overdue has ended; what changes is stored, then told.
 
@@ -329,6 +340,17 @@ class WorkflowRun(RunLife, Table):
                 cls.find(id, now)
             touched += len(ids)
         return touched
+
+    @classmethod
+    def overview(cls, now):
+        """Numbers for whoever looks after the service: (runs by status, start times of what waits,
+        how many runs are overdue, the oldest run that waits or None)."""
+        by_status = dict(cls.select(cls.status, fn.COUNT(cls.number)).group_by(cls.status).tuples())
+        waiting = [start for start, in TaskRun.select(TaskRun.start_time).join(cls).where(
+            cls.status == RUNNING, TaskRun.status == WAITING).tuples()]
+        overdue = cls.select().where(cls.due <= now).count()
+        oldest = cls.select().where(cls.status == RUNNING).order_by(cls.number).first()
+        return by_status, waiting, overdue, oldest
 
     @classmethod
     def purge(cls, before):

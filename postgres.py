@@ -1,7 +1,8 @@
 """All that is particular to PostgreSQL: sessions that may break, rows locked one by one."""
 from contextlib import contextmanager
 
-from peewee import InterfaceError, OperationalError, PostgresqlDatabase, ProgrammingError
+from peewee import (ImproperlyConfigured, InterfaceError, OperationalError, PostgresqlDatabase,
+                    ProgrammingError)
 
 from errors import Unusable
 
@@ -97,6 +98,9 @@ class Postgres(PostgresqlDatabase):
                     "CREATE TABLE IF NOT EXISTS signalbox_schema (version integer NOT NULL)")
                 self._bring_up_to_date(self.execute_sql(
                     "SELECT version FROM signalbox_schema").fetchone())
+        except ImproperlyConfigured as error:
+            raise Unusable(
+                "psycopg is missing: pip install -r requirements-postgres.txt") from error
         except ProgrammingError as error:
             raise Unusable(f"the PostgreSQL user may not make tables: {error}") from error
         finally:
@@ -112,9 +116,23 @@ class Postgres(PostgresqlDatabase):
             raise Unusable("the PostgreSQL database has a table workflow_run of another "
                            "application; name another database")
         if version < self.schema_version:
-            self.create_tables(self.tables)
+            with self.bind_ctx(self.tables):
+                self.create_tables(self.tables)
             self.execute_sql("DELETE FROM signalbox_schema")
             self.execute_sql("INSERT INTO signalbox_schema VALUES (%s)", (self.schema_version,))
+
+    def size(self):
+        """Bytes on the server's disk."""
+        return self.execute_sql("SELECT pg_database_size(current_database())").fetchone()[0]
+
+    def is_missing(self):
+        return False  # the server says so when it is asked
+
+    def renumber(self):
+        """Let new rows be numbered after those that were copied."""
+        for table, column in (("workflow", "id"), ("workflow_run", "number")):
+            self.execute_sql(f"SELECT setval(pg_get_serial_sequence('{table}', '{column}'), "
+                             f"max({column})) FROM {table}")
 
     def backup(self, path):
         raise Unusable("this database is PostgreSQL: use pg_dump, or its own backups")

@@ -139,6 +139,17 @@ class Sqlite(SqliteDatabase):
             sync(made.parent)
         self.ready = True
 
+    def size(self):
+        """Bytes on the disk, the write-ahead log included."""
+        files = (Path(self.database), Path(f"{self.database}-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    def is_missing(self):
+        return not os.path.exists(self.database)
+
+    def renumber(self):
+        """Nothing: SQLite goes on from the highest number by itself."""
+
     def backup(self, path):
         """Copy the database to a new file, as of now, while others go on. Raises Unusable."""
         if os.path.exists(path):
@@ -169,7 +180,8 @@ class Sqlite(SqliteDatabase):
 
     def _bring_up_to_date(self):
         if self.user_version < self.schema_version:
-            self.create_tables(self.tables)  # and what an older schema lacks of tables and indexes
+            with self.bind_ctx(self.tables):
+                self.create_tables(self.tables)  # and what an older schema lacks of tables and indexes
             self.application_id = APPLICATION_ID
             self.user_version = self.schema_version
 
