@@ -21,10 +21,10 @@ SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*:"
 ABSOLUTE_URI = re.compile(rf"{SCHEME}{HIER_PART}{QUERY}", re.ASCII)
 URI_REFERENCE = re.compile(
     rf"(?:{SCHEME}|(?![^/?#]*:)){HIER_PART}{QUERY}(?:#(?:{PCHAR}|[/?])*)?", re.ASCII)
-TOKEN = r"[\w!#$%&'*+.^`|~-]+"
+WORD = r"[\w!#$%&'*+.^`|~-]+"
 QUOTED = r'"(?:[^"\\\x00-\x1f]|\\.)*"'
 MEDIA_TYPE = re.compile(  # RFC 9110 8.3.1
-    rf"{TOKEN}/{TOKEN}(?:[ \t]*+;[ \t]*+(?:{TOKEN}=(?:{TOKEN}|{QUOTED}))?)*+", re.ASCII)
+    rf"{WORD}/{WORD}(?:[ \t]*+;[ \t]*+(?:{WORD}=(?:{WORD}|{QUOTED}))?)*+", re.ASCII)
 RFC_3339 = re.compile(
     r"\d{4}-\d\d-\d\d[Tt]\d\d:[0-5]\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:[0-5]\d)", re.ASCII)
 #: What a CloudEvents string must not hold (spec, "Type System").

@@ -1,11 +1,17 @@
 """gunicorn's settings for a small machine with two cores; `gunicorn wsgi:app` reads them itself."""
+import contextlib
 import os
 import select
+import socket
+import time
 
 from gunicorn.glogging import Logger as GunicornLogger
 from gunicorn.workers.gthread import ThreadWorker
 
 from security import Mask
+
+
+REQUEST_SECONDS = 20  # how long a request may take from its first byte to its answer
 
 
 class Logger(GunicornLogger):
@@ -19,14 +25,31 @@ class Logger(GunicornLogger):
 
 
 class Worker(ThreadWorker):
-    """A threaded worker that, when it stops, still answers who has connected already.
+    """A threaded worker that answers everybody when it stops, and gives up on slow senders."""
 
-    gunicorn keeps the listening socket open while it finishes, so that the kernel goes on
-    accepting, and then resets whom nobody took from its queue.
-    """
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.began = {}
+
+    def handle(self, conn):
+        self.began[conn] = time.monotonic()
+        try:
+            return super().handle(conn)
+        finally:
+            del self.began[conn]
+
+    def murder_keepalived(self, force=False):
+        """Once a second: end requests that take too long, be it by sending a byte a second."""
+        super().murder_keepalived(force)
+        for conn, began in list(self.began.items()):
+            if time.monotonic() - began > REQUEST_SECONDS:
+                with contextlib.suppress(OSError):
+                    conn.sock.shutdown(socket.SHUT_RDWR)
 
     def set_accept_enabled(self, enabled):
         super().set_accept_enabled(enabled)
+        # gunicorn keeps the listening socket open while it finishes, so that the kernel goes on
+        # accepting, and then resets whom nobody took from its queue.
         if not self.alive:
             for listener in self.sockets:
                 while select.select([listener], [], [], 0)[0]:
@@ -37,7 +60,10 @@ class Worker(ThreadWorker):
 bind = f"{os.environ.get('HOST', '127.0.0.1')}:{os.environ.get('PORT', '8000')}"
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
 worker_class = Worker
-threads = 8
+threads = 16  # half of them may be held by slow senders for REQUEST_SECONDS without harm
+limit_request_line = 8190
+limit_request_fields = 100
+limit_request_field_size = 8190
 preload_app = True  # a wrong setting ends the start with its one line instead of a restart loop
 control_socket_disable = True
 logger_class = Logger

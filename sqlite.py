@@ -181,7 +181,7 @@ class Sqlite(SqliteDatabase):
     def _bring_up_to_date(self):
         if self.user_version < self.schema_version:
             with self.bind_ctx(self.tables):
-                self.create_tables(self.tables)  # and what an older schema lacks of tables and indexes
+                self.create_tables(self.tables)  # and what an older schema lacks
             self.application_id = APPLICATION_ID
             self.user_version = self.schema_version
 
