@@ -15,6 +15,7 @@ from marshmallow import ValidationError
 
 import database
 import security
+import upkeep
 from errors import NotFound, Refused, Unusable
 from models import TABLES, Workflow, WorkflowRun
 from rules import ENDED, RUNNING, SUCCEEDED, in_words
@@ -149,7 +150,7 @@ def workflow_show(name):
 @click.option("--force", is_flag=True, help="Cancel the runs that are under way.")
 def workflow_delete(name, force):
     """Remove a workflow; its ended runs stay until they are purged."""
-    cancelled = Workflow.remove(name, force, now())
+    cancelled = upkeep.remove_workflow(name, force, now())
     click.echo(f"deleted {name}" + (f", cancelled {cancelled} runs" if cancelled else ""))
 
 
@@ -168,7 +169,7 @@ def workflowrun():
 def workflowrun_list(workflow_ref, status, limit, as_json):
     """Show runs, the newest first."""
     runs = [WORKFLOW_RUN.dump(run)
-            for run in WorkflowRun.newest(workflow_ref, status, limit, now())]
+            for run in upkeep.newest(workflow_ref, status, limit, now())]
     if as_json:
         return print_json(runs)
     if not runs:
@@ -247,7 +248,7 @@ def workflowrun_link(id, topic, status, by, expires):
 @workflowrun.command("expire")
 def workflowrun_expire():
     """Time out what is overdue, in every run (for cron or a systemd timer)."""
-    click.echo(f"runs with something overdue: {WorkflowRun.expire_overdue(now())}")
+    click.echo(f"runs with something overdue: {upkeep.expire_overdue(now())}")
 
 
 @workflowrun.command("purge")
@@ -256,7 +257,7 @@ def workflowrun_expire():
 def workflowrun_purge(older_than):
     """Delete the runs that ended longer ago; their delivery ids are forgotten with them."""
     count = 0
-    for batch in WorkflowRun.purge(now() - older_than * 1000):
+    for batch in upkeep.purge(now() - older_than * 1000):
         count += batch
         if sys.stderr.isatty():
             click.echo(f"\rpurged {count} runs …", nl=False, err=True)
@@ -313,9 +314,9 @@ def status(as_json):
     try:
         engine = database.database
         engine.prepare()
-        runs, waiting, overdue, oldest = WorkflowRun.overview(now())
+        runs, waiting, overdue, oldest = upkeep.overview(now())
         began = time.perf_counter()
-        Workflow.probe()
+        upkeep.probe()
         facts = {"database": "ok", "bytes": engine.size(), "schema": engine.schema_version,
                  "milliseconds to write": round((time.perf_counter() - began) * 1000, 1),
                  "runs": runs,

@@ -9,7 +9,7 @@ import secrets
 from functools import lru_cache
 
 from peewee import (AutoField, BigIntegerField, BooleanField, CharField, CompositeKey,
-                    ForeignKeyField, IntegerField, TextField, fn)
+                    ForeignKeyField, IntegerField, TextField)
 
 from database import Statement, Table, database
 from errors import Ambiguous, ConditionsNotMet, Conflict, NotFound, PayloadDiffers, TriggerDisabled
@@ -20,17 +20,11 @@ from strictjson import same_json
 
 log = logging.getLogger("signalbox")
 
-BATCH = 500  # how many runs one look of expire, or one transaction of purge, takes on
-
 
 @lru_cache(maxsize=1024)
 def parsed(text):
     """The value of stored JSON. Shared between callers, so never changed."""
     return json.loads(text)
-
-
-class Undo(Exception):
-    """Ends a transaction that was only tried."""
 
 
 class Workflow(Table):
@@ -85,13 +79,6 @@ class Workflow(Table):
         return willing[0], True
 
     @classmethod
-    def probe(cls):
-        """Write a row and roll it back, as the start of a run would be written."""
-        with contextlib.suppress(Undo), database.writing():
-            cls.create(name=" ", definition="{}")  # no workflow can have this name
-            raise Undo
-
-    @classmethod
     def any_signed(cls, trigger):
         """Whether a workflow whose trigger is on takes signed requests only."""
         return any("secret_env" in workflow.content and is_enabled(workflow.content, trigger)
@@ -120,30 +107,6 @@ class Workflow(Table):
             if said != "unchanged":
                 log.info("workflow %s workflow=%s version=%d", said, name, version)
         return outcome
-
-    @classmethod
-    def remove(cls, name, force, now):
-        """Delete a workflow and return how many of its runs that cancelled; ended runs stay.
-
-        Raises NotFound; Conflict while runs are under way, unless forced.
-        """
-        WorkflowRun.expire_overdue(now)
-        with database.writing():
-            workflow = cls.named(name)
-            database.locking(cls.select().where(cls.id == workflow.id), "FOR UPDATE").execute()
-            running = [WorkflowRun.loaded(run.id, to_change=True) for run in WorkflowRun.select(
-                ).where(WorkflowRun.workflow_ref == name, WorkflowRun.status == RUNNING)]
-            if running and not force:
-                raise Conflict(f"workflow {name} has {len(running)} runs under way; wait for them, "
-                               "or cancel them with --force")
-            for run in running:
-                run.stop(CANCELLED, "its workflow was deleted", now)
-                run.save_changes()
-            workflow.delete_instance()
-        for run in running:
-            run.tell()
-        log.info("workflow deleted workflow=%s cancelled=%d", name, len(running))
-        return len(running)
 
 
 class WorkflowRun(RunLife, Table):
@@ -315,53 +278,6 @@ class WorkflowRun(RunLife, Table):
     @property
     def params(self):
         return json.loads(self.params_json)
-
-    @classmethod
-    def newest(cls, workflow, status, limit, now):
-        """Runs, newest first, after what is overdue has ended; workflow and status narrow them."""
-        cls.expire_overdue(now)
-        query = cls.select().order_by(cls.number.desc()).limit(limit)
-        for column, wanted in ((cls.workflow_ref, workflow), (cls.status, status)):
-            if wanted is not None:
-                query = query.where(column == wanted)
-        runs = list(query.prefetch(TaskRun.select().order_by(TaskRun.position)))
-        for run in runs:
-            run.adopt(run.task_runs)
-            run.as_of = now
-        return runs
-
-    @classmethod
-    def expire_overdue(cls, now):
-        """End what is overdue in all runs, one transaction a run; how many runs that touched."""
-        touched = 0
-        overdue = cls.select(cls.id).where(cls.due <= now).order_by(cls.due).limit(BATCH)
-        while ids := [run.id for run in overdue.clone()]:
-            for id in ids:
-                cls.find(id, now)
-            touched += len(ids)
-        return touched
-
-    @classmethod
-    def overview(cls, now):
-        """Numbers for whoever looks after the service: (runs by status, start times of what waits,
-        how many runs are overdue, the oldest run that waits or None)."""
-        by_status = dict(cls.select(cls.status, fn.COUNT(cls.number)).group_by(cls.status).tuples())
-        waiting = [start for start, in TaskRun.select(TaskRun.start_time).join(cls).where(
-            cls.status == RUNNING, TaskRun.status == WAITING).tuples()]
-        overdue = cls.select().where(cls.due <= now).count()
-        oldest = cls.select().where(cls.status == RUNNING).order_by(cls.number).first()
-        return by_status, waiting, overdue, oldest
-
-    @classmethod
-    def purge(cls, before):
-        """Delete the runs that ended before that time, in small transactions; yields each count."""
-        batch = cls.select(cls.number).where(cls.end_time < before).limit(BATCH)
-        while True:
-            with database.writing():
-                count = cls.delete().where(cls.number.in_(batch.clone())).execute()
-            if not count:
-                return
-            yield count
 
 
 WorkflowRun.add_index(WorkflowRun.delivery_key, WorkflowRun.workflow_ref, unique=True,

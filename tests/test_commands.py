@@ -6,6 +6,7 @@ from threading import Timer
 import pytest
 
 import models
+import upkeep
 from conftest import statuses, wait_task
 from database import database
 
@@ -303,7 +304,7 @@ def test_purge_counts_from_the_end_of_a_run(define, start, callback, flask, list
 
 
 def test_purge_goes_on_over_more_than_one_batch(define, start, flask, listed, clock, monkeypatch):
-    monkeypatch.setattr(models, "BATCH", 2)
+    monkeypatch.setattr(upkeep, "BATCH", 2)
     for _ in range(5):
         start(define("release"))
     clock.advance(minutes=2)
@@ -313,7 +314,7 @@ def test_purge_goes_on_over_more_than_one_batch(define, start, flask, listed, cl
 
 def test_expire_goes_on_over_more_than_one_batch(
         define, start, listed, flask, clock, monkeypatch):
-    monkeypatch.setattr(models, "BATCH", 2)
+    monkeypatch.setattr(upkeep, "BATCH", 2)
     ids = [start(define("release", wait_task("tests", timeout=5)))["id"] for _ in range(5)]
     clock.advance(minutes=5)
     assert "5" in flask("workflowrun", "expire").stdout
