@@ -31,13 +31,14 @@ def problem(status, detail, headers=None, **more):
     Whoever has not proved itself learns nothing but that.
     """
     if not g.get("proved") and status not in UNPROVED:
-        return denied(Denied("send a token or a valid signature"))
+        return denied(Denied("send a token, or name the workflow whose secret signs this"))
     if request.endpoint in ("get_callback", "post_callback") and wants_page():
         response = page(status, title=HTTP_STATUS_CODES[status], detail=detail)
     else:
         document = {"type": "about:blank", "title": HTTP_STATUS_CODES[status], "status": status,
                     "detail": detail, **more}
-        response = Response(json.dumps(document), status, content_type="application/problem+json")
+        text = json.dumps(document) + "\n"  # a terminal's prompt starts on a line of its own
+        response = Response(text, status, content_type="application/problem+json")
     response.headers.extend(headers or {})
     return response
 

@@ -44,19 +44,26 @@ class Words(fields.String):
         return words
 
 
+def whole_number(default, least):
+    message = f"must be a whole number, at least {least}"
+    return fields.Integer(load_default=default, error_messages={"invalid": message},
+                          validate=validate.Range(min=least, error=message))
+
+
 class Settings(Schema):
     """The environment variables of contract section 6."""
     class Meta:
         unknown = EXCLUDE
 
     DATABASE_URL = fields.String(load_default="sqlite:///instance/signalbox.db")
-    MAX_CONTENT_LENGTH = fields.Integer(load_default=1_048_576, validate=validate.Range(min=1))
-    TRUSTED_PROXIES = fields.Integer(load_default=0, validate=validate.Range(min=0))
+    MAX_CONTENT_LENGTH = whole_number(1_048_576, least=1)
+    TRUSTED_PROXIES = whole_number(0, least=0)
     ACCESS_TOKENS = Words(load_default=[])
     SECRET_KEY = Words(load_default=[])
-    CONFIRM_LINKS = fields.Boolean(load_default=True, truthy={"1"}, falsy={"0"})
+    CONFIRM_LINKS = fields.Boolean(load_default=True, truthy={"1"}, falsy={"0"},
+                                   error_messages={"invalid": "must be 1 or 0"})
     PUBLIC_URL = fields.Url(load_default="http://127.0.0.1:8000", schemes={"http", "https"},
-                            require_tld=False)
+                            require_tld=False, error_messages={"invalid": "must be an http URL"})
 
 
 def utc_now():
@@ -242,8 +249,8 @@ def check_sender(workflow):
     g.proved = False
     secret = current_app.config["ENVIRON"].get(variable) if variable else security.NOBODY
     if not secret:
-        current_app.logger.error("set %s: it is the secret of workflow %s, which cannot start",
-                                 variable, workflow.name)
+        current_app.logger.error("set %s and restart: it is the secret of workflow %s, which "
+                                 "cannot start without it", variable, workflow.name)
         abort(problem(503, "this workflow cannot check signatures now", {"Retry-After": "60"}))
     security.verify_signature(secret, request.headers, body(), now())
     g.proved = True
@@ -276,8 +283,8 @@ def require_media_type(*accepted):
     """The request's media type, one of the accepted ones in UTF-8, or 415."""
     media_type, charset = parsed_content_type(request.content_type)
     if media_type not in accepted or charset not in ("utf-8", "utf8"):
-        raise UnsupportedMediaType(f"send {' or '.join(accepted)} in UTF-8, "
-                                   f"not {request.content_type!r}")
+        raise UnsupportedMediaType(f"send 'Content-Type: {' or '.join(accepted)}', in UTF-8; this "
+                                   f"came as {request.content_type!r}")
     return media_type
 
 

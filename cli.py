@@ -12,6 +12,7 @@ import click
 from flask import current_app
 from flask.cli import AppGroup, with_appcontext
 from marshmallow import ValidationError
+from peewee import DatabaseError
 
 import database
 import security
@@ -40,7 +41,7 @@ class Group(AppGroup):
             return super().invoke(ctx)
         except (Refused, Unusable) as error:
             raise click.ClickException(str(error)) from error
-        except database.UNAVAILABLE as error:
+        except (DatabaseError, *database.UNAVAILABLE) as error:
             raise click.ClickException(f"the database cannot be used now: {error}") from error
 
 
@@ -274,7 +275,8 @@ def db():
 def db_backup(file):
     """Copy the database to a new file, as of now, while the service goes on."""
     database.database.backup(file)
-    click.echo(f"saved {file}; to restore, stop the service and put it in the database's place")
+    click.echo(f"saved {file}; to restore it, stop the service, remove the database with its -wal "
+               "and -shm files, and put this in its place")
 
 
 @db.command("copy")

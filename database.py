@@ -61,7 +61,8 @@ class Statement:
 
     def fetch(self, *values):
         """The selected rows, all their columns, as instances of the model."""
-        rows = self.run(*values).fetchall()
+        with peewee.__exception_wrapper__:
+            rows = self.run(*values).fetchall()
         return [self.model.made(zip(self.names, row)) for row in rows]
 
 

@@ -10,6 +10,7 @@ from marshmallow import (EXCLUDE, Schema, ValidationError, fields, post_dump, po
                          validate, validates_schema)
 
 TEN_YEARS = 5_256_000  # minutes
+fields.Field.default_error_messages["required"] = "is required"
 
 
 def together(*loads):
