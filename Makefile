@@ -1,11 +1,11 @@
-# make run · make test · make lint · make bench: each makes what it needs in .venv by itself.
+# make run · make test · make lint · make bench · make soak: each makes what it needs in .venv by itself.
 PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
 export HOST PORT
 BIN := .venv/bin
 
-.PHONY: run test lint clean
+.PHONY: run test lint bench soak clean
 
 run: .venv/run
 	@test "$$($(BIN)/flask workflow list --json)" != "[]" || $(BIN)/flask workflow apply workflows/release.json
@@ -20,6 +20,12 @@ test: .venv/dev
 
 lint: .venv/dev
 	$(BIN)/flake8
+
+bench: .venv/dev
+	PYTHONPATH=tests $(BIN)/python bench/run.py
+
+soak: .venv/dev
+	PYTHONPATH=tests $(BIN)/python bench/soak.py $(CHECKS)
 
 clean:
 	rm -rf .venv

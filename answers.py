@@ -2,7 +2,7 @@
 import json
 import secrets
 
-from flask import Response, g, render_template, request
+from flask import Response, current_app, g, render_template, request
 from marshmallow import ValidationError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound as NoSuchPath
 from werkzeug.http import HTTP_STATUS_CODES
@@ -11,8 +11,9 @@ import database
 from errors import (Ambiguous, ConditionsNotMet, Conflict, NotFound, PayloadDiffers, Refused,
                     TriggerDisabled)
 from rules import in_words
-from security import Denied, Expired
+from security import BadLink, Denied, Expired
 
+CALLBACK = "/api/v2/callback"
 FORM, JSON = "application/x-www-form-urlencoded", "application/json"
 STATUS_CODES = {Ambiguous: 400, TriggerDisabled: 403, NotFound: 404, Conflict: 409,
                 PayloadDiffers: 422}
@@ -31,8 +32,8 @@ def problem(status, detail, headers=None, **more):
     Whoever has not proved itself learns nothing but that.
     """
     if not g.get("proved") and status not in UNPROVED:
-        return denied(Denied("send a token, or name the workflow whose secret signs this"))
-    if request.endpoint in ("get_callback", "post_callback") and wants_page():
+        return denied(Denied(detail))
+    if request.path == CALLBACK and wants_page():
         response = page(status, title=HTTP_STATUS_CODES[status], detail=detail)
     else:
         document = {"type": "about:blank", "title": HTTP_STATUS_CODES[status], "status": status,
@@ -44,9 +45,16 @@ def problem(status, detail, headers=None, **more):
 
 
 def denied(error):
+    """401, or 410 for an expired link. Whatever is missing, the answer is the same: only the log
+    says what it was."""
+    if isinstance(error, BadLink):
+        detail = str(error)
+    else:
+        detail = "send a token, or sign this with the secret of the workflow that it names"
+        current_app.logger.warning("refused: %s", error)
     if isinstance(error, Expired):
-        return problem(410, str(error))
-    return problem(401, str(error), {"WWW-Authenticate": "Bearer"})
+        return problem(410, detail)
+    return problem(401, detail, {"WWW-Authenticate": "Bearer"})
 
 
 def wants_page():
@@ -72,7 +80,7 @@ def add_headers(response):
     """What answers carry whichever view made them."""
     if response.calculate_content_length() == 0:
         response.headers.pop("Content-Type", None)
-    asked = request.headers.get("WebHook-Request-Origin")
+    asked = response.status_code == 200 and request.headers.get("WebHook-Request-Origin")
     if request.method == "OPTIONS" and asked and request.endpoint in ("event", "webhook"):
         response.headers["WebHook-Allowed-Origin"] = asked  # CloudEvents Web Hooks 4
         response.headers["WebHook-Allowed-Rate"] = request.headers.get("WebHook-Request-Rate", "*")

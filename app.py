@@ -5,7 +5,7 @@ import os
 import re
 import time
 from functools import lru_cache
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs
 
 from flask import Flask, abort, current_app, g, request
 from gunicorn.http.errors import ParseException
@@ -18,8 +18,8 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 import cli
 import database
 import security
-from answers import (FORM, JSON, add_error_handlers, add_headers, no_content, page, problem,
-                     wants_page)
+from answers import (CALLBACK, FORM, JSON, add_error_handlers, add_headers, no_content, page,
+                     problem, wants_page)
 from errors import Refused, Unusable
 from events import CLOUD_EVENT, binary_event
 from models import TABLES, Workflow, WorkflowRun
@@ -63,7 +63,8 @@ class Settings(Schema):
     CONFIRM_LINKS = fields.Boolean(load_default=True, truthy={"1"}, falsy={"0"},
                                    error_messages={"invalid": "must be 1 or 0"})
     PUBLIC_URL = fields.Url(load_default="http://127.0.0.1:8000", schemes={"http", "https"},
-                            require_tld=False, error_messages={"invalid": "must be an http URL"})
+                            require_tld=False, error_messages={"invalid": "must be an http URL"},
+                            validate=validate.ContainsNoneOf("?#", error="must end with a path"))
 
 
 def utc_now():
@@ -105,7 +106,7 @@ def create_app(environ=os.environ, clock=utc_now):
         key = digest("event", event["source"], event["id"])
         return start(query["workflow"], Delivery("event", arrived, key))
 
-    @app.post("/api/v2/callback")
+    @app.post(CALLBACK)
     def post_callback():
         """Resolve a topic of a run with a payload, or with a person's form (contract 4.3, 8)."""
         if require_media_type(JSON, FORM) == JSON:
@@ -118,7 +119,7 @@ def create_app(environ=os.environ, clock=utc_now):
         WorkflowRun.resolve(**query, results=results(comment=form["comment"]), now=now())
         return callback_page(query)
 
-    @app.get("/api/v2/callback")
+    @app.get(CALLBACK)
     def get_callback():
         """Resolve a topic of a run, without a payload; ask a person first (contract 4.4, 8)."""
         refuse_prefetch()
@@ -180,7 +181,7 @@ def handshake(name, payload):
     if name and not g.workflow:
         Workflow.named(name)  # raises NotFound
     if not g.proved:
-        raise security.Denied("send a token, or name the workflow whose secret signs this")
+        raise security.Denied("a handshake without a token, or a workflow whose secret signs it")
     return hello
 
 
@@ -208,15 +209,17 @@ def require_proof():
     try:
         g.parameters = request.args.to_dict(flat=False)
     except UnicodeError as error:
+        g.parameters = parse_qs(request.query_string.decode("latin-1"), keep_blank_values=True)
+        g.proved = g.proved or has_token()
         raise BadRequest("the query string has bytes that are not percent-encoded") from error
-    is_callback = request.endpoint in ("get_callback", "post_callback")
+    is_callback = request.path == CALLBACK
     if is_callback and "signature" in g.parameters:
         g.proved = False
         check_link()
     g.proved = g.proved or bool(g.link) or has_token()
     signs = not is_callback and request.method == "POST" and security.is_signed(request.headers)
     if not g.proved and not signs:
-        raise security.Denied("send a token: Authorization: Bearer TOKEN")
+        raise security.Denied("neither a token nor a signature")
 
 
 def has_token():
@@ -226,7 +229,8 @@ def has_token():
 def check_link():
     link = {name: values[0] for name, values in g.parameters.items()
             if name in security.LINK and len(values) == 1}
-    security.verify_link(setting("SECRET_KEY"), link, g.parameters["signature"][0], now())
+    signature, *more = g.parameters["signature"]
+    security.verify_link(setting("SECRET_KEY"), link, "" if more else signature, now())
     g.link = link
 
 
@@ -260,7 +264,7 @@ def refuse_foreign_form():
     """A form that another site posts comes from somebody who never saw the page."""
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
     foreign = site not in ("same-origin", "none") if site else (
-        origin and urlsplit(origin).netloc != request.host)
+        origin and origin.partition("://")[2] != request.host)
     if foreign:
         raise Forbidden("this form was sent by another site; open the link itself")
 
@@ -343,6 +347,8 @@ def load_form():
     """A person's answer; where the link names a status, the form must not name another."""
     form = CALLBACK_FORM.load(parse_form(body()))
     linked = g.parameters.get("status")
+    if not linked and not form["status"]:  # nor does a form that no button sent approve anything
+        raise ValidationError("is required", "status")
     if linked and form["status"] and [form["status"]] != [text.lower() for text in linked]:
         raise ValidationError(f"this link is for {linked[0]}", "status")
     return form

@@ -234,6 +234,8 @@ def workflowrun_link(id, topic, status, by, expires):
     Opening it shows a page and changes nothing; its button resolves the topic. Needs SECRET_KEY.
     """
     settings = current_app.config["SETTINGS"]
+    if by is not None and not (by.isprintable() and 1 <= len(by) <= 255):
+        raise click.BadParameter("must be 1 to 255 printable characters", param_hint="--by")
     if not settings["SECRET_KEY"]:
         raise click.ClickException("set SECRET_KEY, here and for the service: it signs links")
     run = WorkflowRun.find(id, now())

@@ -1,7 +1,7 @@
 """The seam between models.py and the databases: sqlite.py (the default) and postgres.py.
 
-Each of the two has: prepare(), writing(), snapshot(), locking(), alone(), insert(), size(),
-backup(), is_missing(), renumber().
+Each of the two has: prepare(), writing(), gently(), snapshot(), locking(), alone(), insert(),
+size(), backup(), is_missing(), renumber().
 """
 import logging
 

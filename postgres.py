@@ -29,6 +29,8 @@ class Postgres(PostgresqlDatabase):
         with self.transaction_or_new_session(self.atomic()):
             yield
 
+    gently = writing  # rows are locked one by one: nobody waits for a purge
+
     @contextmanager
     def snapshot(self):
         """Several reads that see the same state."""

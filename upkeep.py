@@ -11,7 +11,7 @@ from rules import CANCELLED, RUNNING, WAITING
 
 log = logging.getLogger("signalbox")
 
-BATCH = 500  # how many runs one look of expire, or one transaction of purge, takes on
+BATCH = 50  # how many runs one look of expire, or one transaction of purge, takes on
 
 
 def newest(workflow, status, limit, now):
@@ -21,7 +21,8 @@ def newest(workflow, status, limit, now):
     for column, wanted in ((WorkflowRun.workflow_ref, workflow), (WorkflowRun.status, status)):
         if wanted is not None:
             query = query.where(column == wanted)
-    runs = list(query.prefetch(TaskRun.select().order_by(TaskRun.position)))
+    with database.snapshot():
+        runs = list(query.prefetch(TaskRun.select().order_by(TaskRun.position)))
     for run in runs:
         run.adopt(run.task_runs)
         run.as_of = now
@@ -57,7 +58,7 @@ def purge(before):
     """Delete the runs that ended before that time, in small transactions; yields each count."""
     batch = WorkflowRun.select(WorkflowRun.number).where(WorkflowRun.end_time < before).limit(BATCH)
     while True:
-        with database.writing():
+        with database.gently():
             count = WorkflowRun.delete().where(WorkflowRun.number.in_(batch.clone())).execute()
         if not count:
             return

@@ -1,5 +1,6 @@
 """A PostgreSQL server for the tests: in a temporary folder, on a socket, without root."""
 import glob
+import itertools
 import os
 import pwd
 import shutil
@@ -9,12 +10,15 @@ from contextlib import contextmanager
 
 import psycopg
 
+MISSING = "no PostgreSQL programs here (Debian: apt install postgresql)"
+
 
 class Server:
     """A server that `initdb` made in `folder` and `pg_ctl` starts and stops."""
 
     def __init__(self, folder, programs, user):
         self.folder, self.programs, self.user = folder, programs, user
+        self.numbers = itertools.count(1)
         self.run("initdb", "-D", f"{folder}/data", "-U", "signalbox", "-A", "trust", "-E", "UTF8",
                  "--no-sync")
 
@@ -31,12 +35,36 @@ class Server:
     def stop(self, mode="fast"):
         self.run("pg_ctl", "-D", f"{self.folder}/data", "-m", mode, "-w", "stop")
 
-    def url(self, name="postgres"):
-        return f"postgresql:///{name}?host={self.folder}&user=signalbox"
+    def is_running(self):
+        return os.path.exists(f"{self.folder}/data/postmaster.pid")
 
-    def connect(self):
-        return psycopg.connect(host=self.folder, user="signalbox", dbname="postgres",
-                               autocommit=True)
+    @contextmanager
+    def away(self, mode="fast"):
+        """It is stopped within the block, which may start it earlier."""
+        self.stop(mode)
+        try:
+            yield
+        finally:
+            if not self.is_running():
+                self.start()
+
+    @contextmanager
+    def started_with(self, *options):
+        """It runs with other options within the block."""
+        self.stop()
+        try:
+            self.start(*options)
+            yield
+        finally:
+            if self.is_running():
+                self.stop()
+            self.start()
+
+    def url(self, name="postgres", user="signalbox"):
+        return f"postgresql:///{name}?host={self.folder}&user={user}"
+
+    def connect(self, name="postgres"):
+        return psycopg.connect(host=self.folder, user="signalbox", dbname=name, autocommit=True)
 
     def empty(self):
         """The URL of the database, without rows."""
@@ -45,10 +73,17 @@ class Server:
                 session.execute("TRUNCATE workflow, workflow_run CASCADE")
         return self.url()
 
+    def new(self, options=""):
+        """The name of a new database; options as of CREATE DATABASE."""
+        name = f"signalbox_{next(self.numbers)}"
+        with self.connect() as session:
+            session.execute(f"CREATE DATABASE {name} {options}")
+        return name
+
 
 @contextmanager
-def running(*options):
-    """A started server, or None where its programs are missing."""
+def running(*options, durable=False):
+    """A started server, or None where its programs are missing; a durable one syncs its disk."""
     found = sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"))
     program = found[-1] if found else shutil.which("initdb")
     if program is None:
@@ -59,8 +94,9 @@ def running(*options):
         if user:
             os.chown(folder, pwd.getpwnam(user).pw_uid, -1)
         server = Server(folder, os.path.dirname(program), user)
-        server.start("-F", *options)
+        server.start(*([] if durable else ["-F"]), *options)
         try:
             yield server
         finally:
-            server.stop("immediate")
+            if server.is_running():
+                server.stop("immediate")

@@ -1,0 +1,48 @@
+-- A database of the first version (commit f4d23c4): its own code made the tables and the rows,
+-- `sqlite3.Connection.iterdump` wrote them. Seven runs of workflows/release.json: succeeded, failed and
+-- handled, new, half done with an Idempotency-Key, called back early, cancelled, and one by an event.
+PRAGMA journal_mode = wal;
+PRAGMA application_id = 1365721720;
+PRAGMA user_version = 1;
+BEGIN TRANSACTION;
+CREATE TABLE "task_run" ("workflow_run_id" INTEGER NOT NULL, "position" INTEGER NOT NULL, "id" VARCHAR(32) NOT NULL, "name" VARCHAR(255) NOT NULL, "topic" VARCHAR(255) NOT NULL, "status" VARCHAR(10) NOT NULL, "status_message" TEXT, "timeout" INTEGER, "dependencies" TEXT NOT NULL, "start_time" INTEGER, "end_time" INTEGER, "callback_status" VARCHAR(9), "callback_results" TEXT, PRIMARY KEY ("workflow_run_id", "position"), FOREIGN KEY ("workflow_run_id") REFERENCES "workflow_run" ("number") ON DELETE CASCADE);
+INSERT INTO "task_run" VALUES(1,0,'015a9a8929dbd37c64f8fb27987cf43f','tests','tests','succeeded',NULL,60,'[]',1795424401000,1795424402000,'succeeded','[{"name": "data", "value": {"passed": 12}}]');
+INSERT INTO "task_run" VALUES(1,1,'8500adf0c0a6eda657929f8290f0ece8','approval','approval','succeeded',NULL,NULL,'[{"task_ref": "tests", "execution_condition": "success"}]',1795424402000,1795424403000,'succeeded','[{"name": "data", "value": {"by": "\u00dcnal"}}]');
+INSERT INTO "task_run" VALUES(1,2,'4da2e966984c84984d819ea86fdfbbc5','rollback','rollback','skipped','needs failure of tests, which succeeded',NULL,'[{"task_ref": "tests", "execution_condition": "failure"}]',NULL,1795424402000,NULL,NULL);
+INSERT INTO "task_run" VALUES(2,0,'b3744452f6c2b218c3afe9475dfb6a33','tests','tests','failed',NULL,60,'[]',1795424404000,1795424405000,'failed','[{"name": "data", "value": {}}]');
+INSERT INTO "task_run" VALUES(2,1,'0fcdf5fad30fbce32c120ec4c1344676','approval','approval','skipped','needs success of tests, which failed',NULL,'[{"task_ref": "tests", "execution_condition": "success"}]',NULL,1795424405000,NULL,NULL);
+INSERT INTO "task_run" VALUES(2,2,'9c702ebf9daa4a42b3cb176c3fefce67','rollback','rollback','succeeded',NULL,NULL,'[{"task_ref": "tests", "execution_condition": "failure"}]',1795424405000,1795424406000,'succeeded','[{"name": "data", "value": {}}]');
+INSERT INTO "task_run" VALUES(3,0,'31b58e0f9ed709a9b98cf87c6b78045a','tests','tests','waiting',NULL,60,'[]',1795424407000,NULL,NULL,NULL);
+INSERT INTO "task_run" VALUES(3,1,'9b9fd8aaef16330833e78e47efbc91bd','approval','approval','notstarted',NULL,NULL,'[{"task_ref": "tests", "execution_condition": "success"}]',NULL,NULL,NULL,NULL);
+INSERT INTO "task_run" VALUES(3,2,'6223ad7bff05413710b880f5ca4e81de','rollback','rollback','notstarted',NULL,NULL,'[{"task_ref": "tests", "execution_condition": "failure"}]',NULL,NULL,NULL,NULL);
+INSERT INTO "task_run" VALUES(4,0,'25796be63326a25c972210cfd1008afc','tests','tests','succeeded',NULL,60,'[]',1795424408000,1795424409000,'succeeded','[{"name": "data", "value": {"passed": 13}}]');
+INSERT INTO "task_run" VALUES(4,1,'c1a21e94f38802045b619b04dd8ae5af','approval','approval','waiting',NULL,NULL,'[{"task_ref": "tests", "execution_condition": "success"}]',1795424409000,NULL,NULL,NULL);
+INSERT INTO "task_run" VALUES(4,2,'d0b379d04aa815461075abe2234c070c','rollback','rollback','skipped','needs failure of tests, which succeeded',NULL,'[{"task_ref": "tests", "execution_condition": "failure"}]',NULL,1795424409000,NULL,NULL);
+INSERT INTO "task_run" VALUES(5,0,'db077ce0c4befc5267b123cf9c0351fa','tests','tests','waiting',NULL,60,'[]',1795424410000,NULL,NULL,NULL);
+INSERT INTO "task_run" VALUES(5,1,'c75b94569785fef72782937866663bbd','approval','approval','notstarted',NULL,NULL,'[{"task_ref": "tests", "execution_condition": "success"}]',NULL,NULL,'succeeded','[{"name": "data", "value": {"by": "eve"}}]');
+INSERT INTO "task_run" VALUES(5,2,'9b9043b79140b01b72b68bd282b5e03d','rollback','rollback','notstarted',NULL,NULL,'[{"task_ref": "tests", "execution_condition": "failure"}]',NULL,NULL,NULL,NULL);
+INSERT INTO "task_run" VALUES(6,0,'3b8b3d4195c12a25a55d15d2053f3775','tests','tests','cancelled','cancelled by hand',60,'[]',1795424412000,1795424412000,NULL,NULL);
+INSERT INTO "task_run" VALUES(6,1,'cf87be763cc1982aadf7e694ec9c520a','approval','approval','cancelled','cancelled by hand',NULL,'[{"task_ref": "tests", "execution_condition": "success"}]',NULL,1795424412000,NULL,NULL);
+INSERT INTO "task_run" VALUES(6,2,'5be36a108d90c44ceb6bc1821fb00902','rollback','rollback','cancelled','cancelled by hand',NULL,'[{"task_ref": "tests", "execution_condition": "failure"}]',NULL,1795424412000,NULL,NULL);
+INSERT INTO "task_run" VALUES(7,0,'a9584eddb27139ed9c705bf117d08599','tests','tests','waiting',NULL,60,'[]',1795424413000,NULL,NULL,NULL);
+INSERT INTO "task_run" VALUES(7,1,'9624f1b0393f8053741254c2662570f6','approval','approval','notstarted',NULL,NULL,'[{"task_ref": "tests", "execution_condition": "success"}]',NULL,NULL,NULL,NULL);
+INSERT INTO "task_run" VALUES(7,2,'da20e505e3c017412bce52a780843e86','rollback','rollback','notstarted',NULL,NULL,'[{"task_ref": "tests", "execution_condition": "failure"}]',NULL,NULL,NULL,NULL);
+CREATE TABLE "workflow" ("id" INTEGER NOT NULL PRIMARY KEY, "name" VARCHAR(255) NOT NULL, "version" INTEGER NOT NULL, "definition" TEXT NOT NULL);
+INSERT INTO "workflow" VALUES(1,'release',1,'{"name": "release", "display_name": "Release approval", "triggers": {"webhook": {"enabled": true}, "event": {"enabled": true}}, "params": [{"name": "environment", "default_value": "staging"}], "timeout": 1440, "tasks": [{"name": "tests", "topic": "tests", "timeout": 60, "dependencies": []}, {"name": "approval", "topic": "approval", "dependencies": [{"task_ref": "tests", "execution_condition": "success"}]}, {"name": "rollback", "topic": "rollback", "dependencies": [{"task_ref": "tests", "execution_condition": "failure"}]}]}');
+INSERT INTO "workflow" VALUES(2,'deploy-on-push',1,'{"name": "deploy-on-push", "display_name": "Deploy the main branch", "triggers": {"webhook": {"enabled": true, "conditions": [{"field": "data.ref", "operation": "equals", "value": "refs/heads/main"}]}, "event": {"enabled": false}}, "params": [], "timeout": 120, "tasks": [{"name": "build", "topic": "build", "timeout": 30, "dependencies": []}, {"name": "lint", "topic": "lint", "timeout": 30, "dependencies": []}, {"name": "deploy", "topic": "deploy", "dependencies": [{"task_ref": "build", "execution_condition": "success"}, {"task_ref": "lint", "execution_condition": "success"}]}]}');
+CREATE TABLE "workflow_run" ("number" INTEGER NOT NULL PRIMARY KEY, "id" VARCHAR(32) NOT NULL, "workflow_ref" VARCHAR(255) NOT NULL, "workflow_display_name" VARCHAR(255), "workflow_version" INTEGER NOT NULL, "trigger" VARCHAR(7) NOT NULL, "routed" INTEGER NOT NULL, "delivery_key" VARCHAR(64), "status" VARCHAR(9) NOT NULL, "status_message" TEXT, "params" TEXT NOT NULL, "timeout" INTEGER, "start_time" INTEGER NOT NULL, "end_time" INTEGER, "due" INTEGER);
+INSERT INTO "workflow_run" VALUES(1,'641cc4446174d234a865c2fa5e940b0a','release','Release approval',1,'webhook',0,NULL,'succeeded',NULL,'{"data": {"version": "1.0"}, "environment": "staging"}',1440,1795424401000,1795424403000,NULL);
+INSERT INTO "workflow_run" VALUES(2,'430d5f551b581a7060db4b1405613a7e','release','Release approval',1,'webhook',0,NULL,'succeeded',NULL,'{"data": {"version": "1.1"}, "environment": "staging"}',1440,1795424404000,1795424406000,NULL);
+INSERT INTO "workflow_run" VALUES(3,'fc7a15830b72534ae763ddf417a7119c','release','Release approval',1,'webhook',0,NULL,'running',NULL,'{"data": {"version": "1.2"}, "environment": "staging"}',1440,1795424407000,NULL,1795428007000);
+INSERT INTO "workflow_run" VALUES(4,'b4f8fd5bd84fc327254ce09cea887a78','release','Release approval',1,'webhook',0,'1c1a1142a17d0592be8452fe5455050353bc135d72fdf006fb215d5f22935756','running',NULL,'{"data": {"version": "1.3"}, "environment": "staging"}',1440,1795424408000,NULL,1795510808000);
+INSERT INTO "workflow_run" VALUES(5,'6811fcb496f9cf7a1395459705b39901','release','Release approval',1,'webhook',0,NULL,'running',NULL,'{"data": {"version": "1.4"}, "environment": "staging"}',1440,1795424410000,NULL,1795428010000);
+INSERT INTO "workflow_run" VALUES(6,'35e164a161e04683280d2913903b756f','release','Release approval',1,'webhook',0,NULL,'cancelled','cancelled by hand','{"data": {"version": "1.5"}, "environment": "staging"}',1440,1795424412000,1795424412000,NULL);
+INSERT INTO "workflow_run" VALUES(7,'a61dd532021903f4962065025ab01ad5','release','Release approval',1,'event',0,'09f7168c085f3eb5a045b86784c11009afea558e580f7a231a89a910b159aa48','running',NULL,'{"event": {"specversion": "1.0", "id": "e-1", "source": "/ci", "type": "built", "data": {"version": "1.6"}}, "data": {"version": "1.6"}, "environment": "staging"}',1440,1795424413000,NULL,1795428013000);
+CREATE UNIQUE INDEX "workflow_run_id" ON "workflow_run" ("id");
+CREATE UNIQUE INDEX "workflow_run_delivery_key_workflow_ref" ON "workflow_run" ("delivery_key", "workflow_ref") WHERE ("delivery_key" IS NOT NULL);
+CREATE INDEX "workflow_run_workflow_ref_number" ON "workflow_run" ("workflow_ref", "number");
+CREATE INDEX "workflow_run_status_number" ON "workflow_run" ("status", "number");
+CREATE INDEX "workflow_run_due" ON "workflow_run" ("due") WHERE ("due" IS NOT NULL);
+CREATE INDEX "workflow_run_end_time" ON "workflow_run" ("end_time") WHERE ("end_time" IS NOT NULL);
+CREATE UNIQUE INDEX "workflow_name" ON "workflow" ("name");
+COMMIT;
