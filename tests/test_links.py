@@ -233,11 +233,19 @@ def test_topics_and_names_of_any_kind_round_trip(client, flask, define, start, s
     assert results(show(run)) == {"data": {}, "by": text}
 
 
-def test_a_name_cannot_forge_a_log_line(client, link, waiting, show, caplog):
+def test_a_comment_cannot_forge_a_log_line(client, link, waiting, show, caplog):
     caplog.set_level("INFO", "signalbox")
-    client.post(path(link(waiting, "--by", "Ada\nrun failed run=1")), json={})
-    assert results(show(waiting))["by"] == "Ada\nrun failed run=1"
+    form = {"status": "succeeded", "comment": "fine\nrun failed run=1"}
+    assert client.post(path(link(waiting, "--by", "Ada")), data=form).status_code == 200
+    assert results(show(waiting))["comment"] == "fine\nrun failed run=1"
     assert all("\n" not in line for line in caplog.messages)
+
+
+@pytest.mark.parametrize("name", ["", "Ada\nrun failed run=1", "x" * 256],
+                         ids=["empty", "two lines", "long"])
+def test_a_name_that_cannot_stand_in_a_log_line_is_wrong_usage(flask, waiting, name):
+    result = flask("workflowrun", "link", waiting["id"], "--topic", "approval", "--by", name)
+    assert (result.exit_code, result.stdout) == (2, "")
 
 
 def test_a_name_that_is_not_text_is_refused_without_a_traceback(flask, waiting):
