@@ -11,7 +11,7 @@ run: .venv/run
 	@test "$$($(BIN)/flask workflow list --json)" != "[]" || $(BIN)/flask workflow apply workflows/release.json
 	@echo "Signalbox listens on http://$(HOST):$(PORT) (Ctrl-C stops it). Start a first run from another terminal:"
 	@echo
-	@echo "  curl -d '{\"version\": \"1.2\"}' -H 'Content-Type: application/json' 'http://$(HOST):$(PORT)/api/v2/webhook?workflow=release'"
+	@echo "  curl -d '{\"version\": \"1.2\"}' -H 'Content-Type: application/json'$${ACCESS_TOKENS:+ -H 'Authorization: Bearer TOKEN'} 'http://$(HOST):$(PORT)/api/v2/webhook?workflow=release'"
 	@echo
 	@exec $(BIN)/gunicorn wsgi:app
 
@@ -20,6 +20,9 @@ test: .venv/dev
 
 lint: .venv/dev
 	$(BIN)/flake8
+	$(BIN)/bandit -q *.py
+	@$(BIN)/pip-audit -r requirements.txt --no-deps --disable-pip --progress-spinner off >.venv/audit 2>&1 \
+	  || { cat .venv/audit; ! grep -q vulnerabilit .venv/audit; }
 
 bench: .venv/dev
 	PYTHONPATH=tests $(BIN)/python bench/run.py
@@ -42,6 +45,6 @@ clean:
 	$(BIN)/pip install -q --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-.venv/dev: requirements.txt requirements-dev.txt | .venv/bin/python
+.venv/dev: requirements.txt requirements-postgres.txt requirements-dev.txt | .venv/bin/python
 	$(BIN)/pip install -q --disable-pip-version-check -r requirements-dev.txt
 	@touch $@ .venv/run
