@@ -16,7 +16,8 @@ run: .venv/run
 	@exec $(BIN)/gunicorn wsgi:app
 
 test: .venv/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not server and not browser" -n 2
+	$(BIN)/python -m pytest -m "server or browser"
 
 lint: .venv/dev
 	$(BIN)/flake8

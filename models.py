@@ -9,7 +9,7 @@ import secrets
 from functools import lru_cache
 
 from peewee import (AutoField, BigIntegerField, BooleanField, CharField, CompositeKey,
-                    ForeignKeyField, IntegerField, TextField)
+                    ForeignKeyField, IntegerField, OperationalError, TextField)
 
 from database import Statement, Table, database
 from errors import Ambiguous, ConditionsNotMet, Conflict, NotFound, PayloadDiffers, TriggerDisabled
@@ -148,7 +148,10 @@ class WorkflowRun(RunLife, Table):
             if stored:
                 run.tell()
                 return run
+            secret_env = workflow.content.get("secret_env")
             workflow = Workflow.named(workflow.name)  # it changed, or a repeat was faster
+            if workflow.content.get("secret_env") != secret_env:
+                raise OperationalError("the workflow's secret changed while a request came in")
 
     @classmethod
     def resolve(cls, id, topic, status, results, now):
