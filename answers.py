@@ -9,7 +9,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 
 import database
 from errors import (Ambiguous, ConditionsNotMet, Conflict, NotFound, PayloadDiffers, Refused,
-                    TriggerDisabled)
+                    TriggerDisabled, one_line)
 from rules import in_words
 from security import BadLink, Denied, Expired
 
@@ -117,7 +117,7 @@ def add_error_handlers(app):
         return {"status": "skipped", "workflowRef": error.workflow_ref, "statusMessage": str(error)}
 
     def unavailable(error):
-        app.logger.error("database unavailable: %s", error)
+        app.logger.error("database unavailable: %s", one_line(error))
         return problem(503, "the database is busy or away; send it again", {"Retry-After": "1"})
 
     app.register_error_handler(Denied, denied)

@@ -17,7 +17,7 @@ from peewee import DatabaseError
 import database
 import security
 import upkeep
-from errors import NotFound, Refused, Unusable
+from errors import NotFound, Refused, Unusable, one_line
 from models import TABLES, Workflow, WorkflowRun
 from rules import ENDED, RUNNING, SUCCEEDED, in_words
 from schemas import STATUSES, WorkflowDefinition, WorkflowRunSchema
@@ -42,7 +42,8 @@ class Group(AppGroup):
         except (Refused, Unusable) as error:
             raise click.ClickException(str(error)) from error
         except (DatabaseError, *database.UNAVAILABLE) as error:
-            raise click.ClickException(f"the database cannot be used now: {error}") from error
+            raise click.ClickException(
+                f"the database cannot be used now: {one_line(error)}") from error
 
 
 class Duration(click.ParamType):
@@ -328,8 +329,8 @@ def status(as_json):
                  "oldest": oldest and {"id": oldest.id, "age": in_words(now() - oldest.start_time)}}
         for start in waiting:
             facts["waiting"][next(age for age in AGES if now() - start < AGES[age])] += 1
-    except database.UNAVAILABLE as error:
-        facts = {"database": f"cannot be used: {error}"}
+    except (DatabaseError, *database.UNAVAILABLE) as error:
+        facts = {"database": f"cannot be used: {one_line(error)}"}
     if as_json:
         print_json(facts)
     else:

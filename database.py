@@ -9,7 +9,7 @@ import peewee
 from peewee import DatabaseProxy, InterfaceError, Model, OperationalError, chunked
 from playhouse import db_url
 
-from errors import Unusable
+from errors import Unusable, one_line
 from postgres import Postgres
 from sqlite import Sqlite
 
@@ -76,7 +76,8 @@ def connect(url, tables):
     try:
         database.prepare()
     except (OperationalError, InterfaceError) as error:
-        log.warning("database not ready, tried again at the next request: %s", error)
+        log.warning("database not ready, tried again at the next request: %s",
+                    one_line(error))
 
 
 def engine(url, tables):
@@ -84,7 +85,11 @@ def engine(url, tables):
     scheme = url.partition(":")[0]
     if scheme not in SCHEMES:
         raise ValueError(f"unknown scheme {scheme!r}; known: {', '.join(SCHEMES)}")
-    made = SCHEMES[scheme](**db_url.parse(url, unquote_password=True, unquote_user=True))
+    try:
+        options = db_url.parse(url, unquote_password=True, unquote_user=True)
+    except ValueError as error:  # whose words may quote a password
+        raise ValueError("its host or port cannot be read") from error
+    made = SCHEMES[scheme](**options)
     made.tables, made.schema_version = tables, SCHEMA_VERSION
     return made
 

@@ -35,3 +35,8 @@ class ConditionsNotMet(Refused):
 
 class Unusable(Exception):
     """A setting or the database cannot be used until the operator acts; the message says how."""
+
+
+def one_line(error):
+    """An error's words on one line: PostgreSQL takes several."""
+    return " ".join(str(error).split())
