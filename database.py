@@ -3,22 +3,19 @@
 Each of the two has: prepare(), writing(), gently(), snapshot(), locking(), alone(), insert(),
 size(), backup(), is_missing(), renumber().
 """
-import logging
-
 import peewee
-from peewee import DatabaseProxy, InterfaceError, Model, OperationalError, chunked
+from peewee import (DatabaseProxy, InterfaceError, InternalError, Model, OperationalError,
+                    chunked)
 from playhouse import db_url
 
-from errors import Unusable, one_line
+from errors import Unusable
 from postgres import Postgres
 from sqlite import Sqlite
-
-log = logging.getLogger("signalbox")
 
 SCHEMA_VERSION = 2
 SCHEMES = {"sqlite": Sqlite, "postgresql": Postgres}
 #: What a caller may try again later: the database is busy, full or out of reach.
-UNAVAILABLE = (OperationalError, InterfaceError, Unusable)
+UNAVAILABLE = (OperationalError, InterfaceError, InternalError, Unusable)
 database = DatabaseProxy()
 
 
@@ -75,9 +72,8 @@ def connect(url, tables):
     database.initialize(engine(url, tables))
     try:
         database.prepare()
-    except (OperationalError, InterfaceError) as error:
-        log.warning("database not ready, tried again at the next request: %s",
-                    one_line(error))
+    except (OperationalError, InterfaceError):
+        pass  # whoever needs it tries again, and says what is wrong
 
 
 def engine(url, tables):

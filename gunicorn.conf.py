@@ -8,6 +8,7 @@ import time
 from gunicorn.glogging import Logger as GunicornLogger
 from gunicorn.workers.gthread import ThreadWorker
 
+from database import database
 from security import Mask
 
 
@@ -55,6 +56,11 @@ class Worker(ThreadWorker):
                 while select.select([listener], [], [], 0)[0]:
                     self.accept(listener)
                 listener.close()
+
+
+def when_ready(server):
+    if not database.ready:
+        server.log.warning("the database cannot be used yet; requests are answered 503 until then")
 
 
 bind = f"{os.environ.get('HOST', '127.0.0.1')}:{os.environ.get('PORT', '8000')}"

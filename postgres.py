@@ -11,7 +11,7 @@ LOCK = 0x51674278  # the advisory lock of whoever makes or changes the tables
 REPEATABLE_READ = 3  # Peewee's number for it
 #: Nothing waits longer than this for the server, the network or somebody else's lock.
 LIMITS = {"connect_timeout": 4, "tcp_user_timeout": 8000,
-          "options": "-c lock_timeout=5s -c statement_timeout=8s "
+          "options": "-c lock_timeout=2s -c statement_timeout=4s "
                      "-c idle_in_transaction_session_timeout=10s"}
 
 
@@ -104,7 +104,7 @@ class Postgres(PostgresqlDatabase):
             raise Unusable(
                 "psycopg is missing: pip install -r requirements-postgres.txt") from error
         except ProgrammingError as error:
-            raise Unusable(f"the PostgreSQL user may not make tables: {error}") from error
+            raise Unusable(f"DATABASE_URL: PostgreSQL refuses: {error}") from error
         finally:
             self.close()  # a session must not be shared with the processes forked later
         self.ready = True
@@ -114,8 +114,9 @@ class Postgres(PostgresqlDatabase):
         if version > self.schema_version:
             raise Unusable("the PostgreSQL database was written by a newer Signalbox; upgrade this "
                            f"one (schema {version}, known here: {self.schema_version})")
-        if not version and self.table_exists("workflow_run"):
-            raise Unusable("the PostgreSQL database has a table workflow_run of another "
+        taken = {table._meta.table_name for table in self.tables} & set(self.get_tables())
+        if not version and taken:
+            raise Unusable(f"the PostgreSQL database has a table {min(taken)} of another "
                            "application; name another database")
         if version < self.schema_version:
             with self.bind_ctx(self.tables):

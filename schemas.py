@@ -247,7 +247,8 @@ def circles(graph):
 class WorkflowDefinition(Definition):
     name = fields.String(required=True, validate=validate.Regexp(
         r"[A-Za-z0-9._-]{1,100}\Z", error="must be 1 to 100 of a-z A-Z 0-9 . _ -"))
-    display_name = fields.String(data_key="displayName", validate=validate.Length(max=255))
+    display_name = fields.String(data_key="displayName", validate=[
+        validate.Length(max=255), fits(lambda value: "\0" not in value, "contains NUL")])
     triggers = fields.Nested(Triggers, load_default=dict)
     secret_env = fields.String(data_key="secretEnv", validate=validate.Regexp(
         r"[A-Za-z_][A-Za-z0-9_]{0,254}\Z", error="must be the name of an environment variable"))

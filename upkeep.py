@@ -75,8 +75,10 @@ def remove_workflow(name, force, now):
         workflow = Workflow.named(name)
         same = Workflow.select().where(Workflow.id == workflow.id)
         database.locking(same, "FOR UPDATE").execute()  # no run of it can start meanwhile
-        running = [WorkflowRun.loaded(run.id, to_change=True) for run in WorkflowRun.select(
-            ).where(WorkflowRun.workflow_ref == name, WorkflowRun.status == RUNNING)]
+        under_way = WorkflowRun.select().where(
+            WorkflowRun.workflow_ref == name, WorkflowRun.status == RUNNING)
+        runs = [WorkflowRun.loaded(run.id, to_change=True) for run in under_way]
+        running = [run for run in runs if run.status == RUNNING]  # now that they are locked
         if running and not force:
             raise Conflict(f"workflow {name} has {len(running)} runs under way; wait for them, "
                            "or cancel them with --force")

@@ -2,7 +2,7 @@
 import logging
 
 from app import create_app
-from errors import Unusable
+from errors import Unusable, one_line
 from security import Mask
 
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -12,4 +12,4 @@ for handler in logging.getLogger().handlers:
 try:
     app = create_app()
 except Unusable as error:
-    raise SystemExit(f"signalbox cannot start: {error}")
+    raise SystemExit(f"signalbox cannot start: {one_line(error)}")
