@@ -12,7 +12,7 @@ REPEATABLE_READ = 3  # Peewee's number for it
 #: Nothing waits longer than this for the server, the network or somebody else's lock.
 LIMITS = {"connect_timeout": 4, "tcp_user_timeout": 8000,
           "options": "-c lock_timeout=2s -c statement_timeout=4s "
-                     "-c idle_in_transaction_session_timeout=10s"}
+                     "-c idle_in_transaction_session_timeout=5s"}
 
 
 class Postgres(PostgresqlDatabase):
@@ -95,6 +95,10 @@ class Postgres(PostgresqlDatabase):
             return
         try:
             with self.writing():
+                encoding = self.execute_sql("SHOW server_encoding").fetchone()[0]
+                if encoding != "UTF8":
+                    raise Unusable(f"the PostgreSQL database is encoded in {encoding}, which does "
+                                   "not hold every text; make one in UTF8")
                 self.alone()
                 self.execute_sql(
                     "CREATE TABLE IF NOT EXISTS signalbox_schema (version integer NOT NULL)")
@@ -104,7 +108,8 @@ class Postgres(PostgresqlDatabase):
             raise Unusable(
                 "psycopg is missing: pip install -r requirements-postgres.txt") from error
         except ProgrammingError as error:
-            raise Unusable(f"DATABASE_URL: PostgreSQL refuses: {error}") from error
+            raise Unusable("DATABASE_URL: PostgreSQL refuses to open the database or to make its "
+                           f"tables: {error}") from error
         finally:
             self.close()  # a session must not be shared with the processes forked later
         self.ready = True

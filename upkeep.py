@@ -59,6 +59,7 @@ def purge(before):
     batch = WorkflowRun.select(WorkflowRun.number).where(WorkflowRun.end_time < before).limit(BATCH)
     while True:
         with database.gently():
+            database.alone()  # or two purges would count some runs twice
             count = WorkflowRun.delete().where(WorkflowRun.number.in_(batch.clone())).execute()
         if not count:
             return

@@ -165,8 +165,10 @@ class Server:
             connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
             self.mine.connection = connection
             self.connections.append(connection)
-        if connection.sock and select.select([connection.sock], [], [], 0)[0]:
-            connection.close()  # the service closed it while it was idle, as it may
+        idle = time.monotonic() - getattr(connection, "used", 0) > 1
+        if connection.sock and (idle or select.select([connection.sock], [], [], 0)[0]):
+            connection.close()  # the service closes idle ones, as it may
+        connection.used = time.monotonic()
         return connection
 
     def hang_up(self):
