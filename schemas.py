@@ -55,7 +55,7 @@ class TriggerQuery(Query):
 
 
 STATUSES = ("succeeded", "failed")
-STATUS = validate.OneOf(STATUSES, error="must be {choices}")
+STATUS = validate.OneOf(STATUSES, error="must be succeeded or failed")
 
 
 class CallbackQuery(Query):
