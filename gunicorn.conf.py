@@ -1,8 +1,11 @@
 """gunicorn's settings for a small machine with two cores; `gunicorn wsgi:app` reads them itself."""
 import contextlib
+import ctypes
+import functools
 import os
 import select
 import socket
+import struct
 import time
 
 from gunicorn.glogging import Logger as GunicornLogger
@@ -13,6 +16,10 @@ from security import Mask
 
 
 REQUEST_SECONDS = 20  # how long a request may take from its first byte to its answer
+SO_ATTACH_FILTER = 26  # Linux, <asm-generic/socket.h>
+#: A packet filter of four steps: drop a TCP segment whose SYN flag is set, let others through.
+NO_SYN = ctypes.create_string_buffer(struct.pack(
+    "=" + 4 * "HBBI", 0x30, 0, 0, 13, 0x45, 0, 1, 0x02, 0x06, 0, 0, 0, 0x06, 0, 0, 0xFFFFFFFF))
 
 
 class Logger(GunicornLogger):
@@ -58,7 +65,23 @@ class Worker(ThreadWorker):
                 listener.close()
 
 
+def close_last(listener, server):
+    """Close the listening socket; when the service ends, let nobody new in before.
+
+    The kernel accepts by itself, and resets whom it accepted between a worker's last look and the
+    end of the socket. A caller who is not let in tries again within a second, and is refused then.
+    """
+    shared = server.systemd or server.reexec_pid or server.master_pid
+    if os.getpid() == server.pid and not shared and listener.family != socket.AF_UNIX:
+        with contextlib.suppress(OSError):  # not Linux
+            listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER,
+                                struct.pack("HP", 4, ctypes.addressof(NO_SYN)))
+    type(listener).close(listener)
+
+
 def when_ready(server):
+    for listener in server.LISTENERS:
+        listener.close = functools.partial(close_last, listener, server)
     if database.obj and not database.ready:  # the yardstick of bench/ has none
         server.log.warning("the database cannot be used yet; requests are answered 503 until then")
 
