@@ -16,8 +16,8 @@ run: .venv/run
 	@exec $(BIN)/gunicorn wsgi:app
 
 test: .venv/dev
-	$(BIN)/python -m pytest -m "not server and not browser" -n 2
-	$(BIN)/python -m pytest -m "server or browser"
+	$(BIN)/python -m pytest -m "not alone" -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m alone
 
 lint: .venv/dev
 	$(BIN)/flake8

@@ -58,6 +58,11 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("database_url", kinds, indirect=True)
 
 
+def pytest_collection_modifyitems(items):
+    """The long tests first, so that no core waits for the other at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("server") is None)
+
+
 @pytest.fixture
 def database_url(request, tmp_path):
     """An empty database of either kind."""

@@ -76,6 +76,7 @@ def test_a_topic_may_be_any_text(define, start, callback, show, topic):
 
 # What is refused
 
+@pytest.mark.sqlite  # refused before any database
 @pytest.mark.parametrize("method", ["POST", "GET"])
 @pytest.mark.parametrize("query, field", [
     ("topic=tests", "workflowrun"), ("workflowrun=&topic=tests", "workflowrun"),

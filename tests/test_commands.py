@@ -44,6 +44,7 @@ def is_one_line(result):
             and len(result.stderr.splitlines()) == 1)
 
 
+@pytest.mark.sqlite  # refused before any database
 @pytest.mark.parametrize("command", [["workflow"], ["workflowrun"], *COMMANDS], ids=" ".join)
 def test_help_says_what_each_command_does(flask, command):
     result = flask(*command, "--help")
@@ -52,6 +53,7 @@ def test_help_says_what_each_command_does(flask, command):
     assert re.fullmatch(r"  [A-Z].{10,}[.,:;\w()]", sentence)
 
 
+@pytest.mark.sqlite  # refused before any database
 @pytest.mark.parametrize("command", [
     ["workflow", "apply"], ["workflow", "show"], ["workflow", "delete"], ["workflow", "rename"],
     ["workflow", "list", "--yaml"], ["workflow", "show", "a", "b"],

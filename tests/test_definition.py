@@ -131,6 +131,7 @@ def test_a_timeout_of_0_is_none(define, start, clock, show):
     assert statuses(show(run)) == {"tests": "waiting"}
 
 
+@pytest.mark.sqlite  # refused before any database
 @pytest.mark.parametrize("definition, field", [
     *[pytest.param({"name": name}, "name", id=f"name {about}") for about, name in {
         "null": None, "empty": "", "of 101": "x" * 101, "with space": "my release",
@@ -184,6 +185,7 @@ def test_a_mistake_is_named_by_its_field_and_nothing_is_stored(apply, stored, de
     assert stored() == []
 
 
+@pytest.mark.sqlite  # refused before any database
 @pytest.mark.parametrize("params", [
     None, [], [{"name": "note", "value": "x"}], [{"name": "topic"}],
     [{"name": "topic", "value": ""}], [{"name": "topic", "value": None}],
@@ -272,6 +274,7 @@ def test_the_same_name_twice_in_one_apply_is_refused(flask, write, stored, files
     assert stored() == []
 
 
+@pytest.mark.sqlite  # refused before any database
 @pytest.mark.parametrize("raw", [
     b"", b"{", b'{"name": "a"} x', b'{"name": "a", "timeout": NaN}', b'{"name": "a", "x": 1e999}',
     b'{"name": "\xff"}', b'{"name": "a", "displayName": "\\ud800"}', b"{'name': 'a'}",

@@ -244,6 +244,7 @@ def test_too_many_requests_of_one_sender_are_429(nginx):
     assert nginx.send("OPTIONS", "/api/v2/event", address="127.0.0.89").status == 200
 
 
+@pytest.mark.alone
 def test_slow_senders_do_not_hold_up_others(nginx):
     head = (f"POST /api/v2/webhook?workflow=release HTTP/1.1\r\nHost: {NAME}\r\n"
             "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n").encode()

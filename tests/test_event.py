@@ -84,6 +84,7 @@ def test_a_structured_events_ce_headers_are_not_read(client, define, stored):
     assert stored() == [answer.json]
 
 
+@pytest.mark.sqlite  # refused before any database
 @pytest.mark.parametrize("content_type", [
     None, "text/plain", "application/cloudevents-batch+json", "application/cloudevents+xml",
     "application/cloudevents", "application/xml", "application/cloudevents+json; charset=latin-1",
@@ -97,6 +98,7 @@ def test_another_content_type_is_415(client, define, stored, content_type, heade
     assert stored() == []
 
 
+@pytest.mark.sqlite  # refused before any database
 @pytest.mark.parametrize("content_type", [STRUCTURED, PLAIN])
 @pytest.mark.parametrize("body", [b"", b"null", b'"text"', b"{", json.dumps([EVENT]).encode()])
 def test_a_body_that_is_no_event_is_400(client, define, stored, content_type, body):
@@ -175,6 +177,7 @@ def test_an_event_is_taken_when(define, send, stored, name, value):
     assert stored() == [answer.json]
 
 
+@pytest.mark.sqlite  # refused before any database
 @pytest.mark.parametrize("content_type", [STRUCTURED, PLAIN])
 @pytest.mark.parametrize("name, value", BAD.values(), ids=BAD)
 def test_an_event_is_refused_unless(define, send, stored, name, value, content_type):
@@ -184,6 +187,7 @@ def test_an_event_is_refused_unless(define, send, stored, name, value, content_t
     assert stored() == []
 
 
+@pytest.mark.sqlite  # refused before any database
 @pytest.mark.parametrize("name, value", BINARY_BAD.values(), ids=BINARY_BAD)
 def test_a_binary_event_is_refused_unless(define, send_binary, stored, name, value):
     answer = send_binary({f"ce-{name}": quote(value)}, b"{}", define("release"))

@@ -97,6 +97,7 @@ def test_racing_branches_all_advance_a_join(server, mark):
         assert set(statuses(run).values()) == {"succeeded", "waiting"}
 
 
+@pytest.mark.alone
 def test_sixteen_senders_are_served_evenly(server):
     def send(client):
         times = []
@@ -237,6 +238,7 @@ def test_a_setting_that_cannot_be_used_ends_the_start_with_a_line(tmp_path, name
     assert name in line
 
 
+@pytest.mark.alone
 def test_the_first_answer_comes_within_a_second(tmp_path):
     times = []
     for number in range(3):

@@ -49,6 +49,7 @@ def test_json_in_any_spelling_starts_a_run(client, define, stored, content_type)
     assert stored() == [answer.json]
 
 
+@pytest.mark.sqlite  # refused before any database
 @pytest.mark.parametrize("content_type", [
     None, "", "text/plain", "application/jsonp", "application/vnd.github+json",
     "application/x-www-form-urlencoded", "multipart/form-data", "application/cloudevents+json",
