@@ -26,10 +26,10 @@ lint: .venv/dev
 	  || { cat .venv/audit; ! grep -q vulnerabilit .venv/audit; }
 
 bench: .venv/dev
-	PYTHONPATH=tests $(BIN)/python bench/run.py
+	PYTHONPATH=.:tests $(BIN)/python bench/run.py
 
 soak: .venv/dev
-	PYTHONPATH=tests $(BIN)/python bench/soak.py $(CHECKS)
+	PYTHONPATH=.:tests $(BIN)/python bench/soak.py $(CHECKS)
 
 clean:
 	rm -rf .venv

@@ -1,8 +1,9 @@
-"""The long checks: `make soak`. One line each, exit code 1 when one fails; a quarter of an hour.
+"""The long checks: `make soak`. One line each, exit code 1 when one fails; half an hour.
 
-Flat as it grows, at ease while it purges, small in memory, quick to start, and thirty kills that
-lose nothing. As in run.py, what is compared is measured in alternation, and medians count.
-Arguments name the checks to make, if not all: `make soak CHECKS="grow purge memory start kills"`.
+Flat as it grows, at ease while it purges, small in memory, quick to start, thirty kills that lose
+nothing, and a year of a small installation. As in run.py, what is compared is measured in
+alternation, and medians count. Arguments name the checks to make, if not all:
+`make soak CHECKS="grow purge memory start kills year"`.
 """
 import os
 import sqlite3
@@ -16,6 +17,7 @@ from statistics import median
 from fill import fill, now
 from run import drive, require_wrk, serve
 from server import PROJECT
+from year import year
 
 FEW, MANY = 1_000, 1_000_000
 ROUNDS, SECONDS = 15, 1  # many short ones: what else runs on the machine comes in bursts
@@ -182,7 +184,7 @@ def kills(folder, checks):
                 + (f"\n{done.stdout}" if done.returncode else ""))
 
 
-ALL = [grow, purge, memory, start, kills]
+ALL = [grow, purge, memory, start, kills, year]
 
 
 def main(names):
