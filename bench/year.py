@@ -66,7 +66,7 @@ class Installation:
         self.started += 1
         for topic, outcome in callbacks:
             for _ in range(times):
-                self.post(f"callback?workflowrun={id}&topic={topic}&status={outcome}", {"n": number})
+                self.post(f"callback?workflowrun={id}&topic={topic}&status={outcome}", {})
         if status == "cancelled":
             self.said("workflowrun", "cancel", id)
         if status == "timedout":
