@@ -1,11 +1,11 @@
 """The seam between models.py and the databases: sqlite.py (the default) and postgres.py.
 
 Each of the two has: prepare(), writing(), gently(), snapshot(), locking(), alone(), insert(),
-size(), backup(), is_missing(), renumber().
+size(), backup(), is_missing(), renumber(), take_time().
 """
 import peewee
 from peewee import (DatabaseProxy, InterfaceError, InternalError, Model, OperationalError,
-                    chunked)
+                    Tuple)
 from playhouse import db_url
 
 from errors import Unusable
@@ -13,6 +13,7 @@ from postgres import Postgres
 from sqlite import Sqlite
 
 SCHEMA_VERSION = 2
+BATCH = 100  # rows that are copied at a time
 SCHEMES = {"sqlite": Sqlite, "postgresql": Postgres}
 #: What a caller may try again later: the database is busy, full or out of reach.
 UNAVAILABLE = (OperationalError, InterfaceError, InternalError, Unusable)
@@ -97,19 +98,31 @@ def copy(source, target):
     """
     if source.is_missing():
         raise Unusable(f"there is no database {source.database}")
-    source.prepare()
-    target.prepare()
+    for engine in (source, target):
+        engine.take_time()
+        engine.prepare()
     with source.snapshot(), target.writing():
         target.alone()
         if any(table.select().bind(target).exists() for table in target.tables):
             raise Unusable("the target is not empty; name a new database")
         for table in source.tables:
-            done, key = 0, table._meta.get_primary_keys()
+            done = 0
             insert = table.insert(dict.fromkeys(table._meta.sorted_fields)).bind(target).sql()[0]
-            rows = table.select().order_by(*key).tuples().bind(source).iterator()
-            for batch in chunked(rows, 1000):
+            for batch in batches(table, source):
                 with peewee.__exception_wrapper__:
                     target.cursor().executemany(insert, batch)
                 done += len(batch)
                 yield table._meta.table_name, done
         target.renumber()
+
+
+def batches(table, source):
+    """All rows of the table in the order of their keys, a few at a time: they may be large."""
+    key = table._meta.get_primary_keys()
+    names = [field.name for field in table._meta.sorted_fields]
+    query = table.select().order_by(*key).limit(BATCH).tuples().bind(source)
+    batch = list(query)
+    while batch:
+        yield batch
+        last = [batch[-1][names.index(field.name)] for field in key]
+        batch = list(query.where(Tuple(*key) > Tuple(*last)))

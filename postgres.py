@@ -1,4 +1,5 @@
 """All that is particular to PostgreSQL: sessions that may break, rows locked one by one."""
+import time
 from contextlib import contextmanager
 
 from peewee import (ImproperlyConfigured, InterfaceError, OperationalError, PostgresqlDatabase,
@@ -10,18 +11,61 @@ BROKEN = (OperationalError, InterfaceError)
 LOCK = 0x51674278  # the advisory lock of whoever makes or changes the tables
 REPEATABLE_READ = 3  # Peewee's number for it
 #: Nothing waits longer than this for the server, the network or somebody else's lock.
-LIMITS = {"connect_timeout": 4, "tcp_user_timeout": 8000,
-          "options": "-c lock_timeout=2s -c statement_timeout=4s "
-                     "-c idle_in_transaction_session_timeout=5s"}
+LIMITS = {"connect_timeout": 3, "tcp_user_timeout": 8000}
+OPTIONS = "-c lock_timeout=2s -c statement_timeout=4s -c idle_in_transaction_session_timeout=5s"
+ANSWER_SECONDS = 5  # a server that does not hang has ended every statement before
+RETRY_SECONDS = 1  # how long nobody connects again once that was in vain
+CHANGED = ("42P01", "42501")  # undefined table, insufficient privilege
 
 
 class Postgres(PostgresqlDatabase):
     """A PostgreSQL database: one session a thread, made anew when it broke."""
 
     ready = False  # set by prepare(), before which nothing else may be asked
+    patience, silent_until = ANSWER_SECONDS, 0
 
-    def __init__(self, database, **options):
-        super().__init__(database, prefer_psycopg3=True, **{**LIMITS, **options})
+    def __init__(self, database, options="", **others):
+        super().__init__(database, prefer_psycopg3=True, options=f"{OPTIONS} {options}",
+                         **{**LIMITS, **others})
+
+    def take_time(self):
+        """Let sessions made from now on last as long as copying a whole database may take."""
+        self.connect_params["options"] += (
+            " -c statement_timeout=0 -c idle_in_transaction_session_timeout=0")
+        self.patience = 600
+
+    def _connect(self):
+        """A session that is closed when no answer comes in time.
+
+        The kernel of a server that hangs acknowledges what is sent: no limit of TCP ends the wait.
+        """
+        if time.monotonic() < self.silent_until:
+            raise OperationalError("the server did not answer a moment ago")
+        with self.answering(2):
+            session = super()._connect()
+        wait = session.wait
+
+        def wait_in_time(generator, *args, **kwargs):
+            with self.answering(self.patience, session.close):
+                return wait(generator, timeout=self.patience)
+
+        session.wait = wait_in_time
+        return session
+
+    @contextmanager
+    def answering(self, seconds, give_up=lambda: None):
+        """When the block fails after so long, new sessions are refused at once for a while.
+
+        Peewee makes them one at a time: each would wait as long, one after the other.
+        """
+        began = time.monotonic()
+        try:
+            yield
+        except BaseException:
+            if time.monotonic() - began >= seconds:
+                self.silent_until = time.monotonic() + RETRY_SECONDS
+                give_up()
+            raise
 
     @contextmanager
     def writing(self):
@@ -40,7 +84,7 @@ class Postgres(PostgresqlDatabase):
     @contextmanager
     def transaction_or_new_session(self, transaction):
         try:
-            with transaction:
+            with unchanged(), transaction:
                 yield
         except BROKEN:
             self.drop_broken_session()
@@ -61,12 +105,13 @@ class Postgres(PostgresqlDatabase):
             pass  # the session is gone, and the server has rolled it back
 
     def execute_sql(self, sql, params=None):
-        try:
-            return super().execute_sql(sql, params)
-        except BROKEN:
-            if self.in_transaction() or not self.drop_broken_session():
-                raise
-            return super().execute_sql(sql, params)  # as in begin()
+        with unchanged():
+            try:
+                return super().execute_sql(sql, params)
+            except BROKEN:
+                if self.in_transaction() or not self.drop_broken_session():
+                    raise
+                return super().execute_sql(sql, params)  # as in begin()
 
     def drop_broken_session(self):
         """Forget this thread's session if it can no longer be used; say whether that was so."""
@@ -100,8 +145,8 @@ class Postgres(PostgresqlDatabase):
                     raise Unusable(f"the PostgreSQL database is encoded in {encoding}, which does "
                                    "not hold every text; make one in UTF8")
                 self.alone()
-                self.execute_sql(
-                    "CREATE TABLE IF NOT EXISTS signalbox_schema (version integer NOT NULL)")
+                if not self.execute_sql("SELECT to_regclass('signalbox_schema')").fetchone()[0]:
+                    self.execute_sql("CREATE TABLE signalbox_schema (version integer NOT NULL)")
                 self._bring_up_to_date(self.execute_sql(
                     "SELECT version FROM signalbox_schema").fetchone())
         except ImproperlyConfigured as error:
@@ -145,3 +190,15 @@ class Postgres(PostgresqlDatabase):
 
     def backup(self, path):
         raise Unusable("this database is PostgreSQL: use pg_dump, or its own backups")
+
+
+@contextmanager
+def unchanged():
+    """Refuse for now when somebody has taken our tables away, or our rights."""
+    try:
+        yield
+    except ProgrammingError as error:
+        if getattr(error.orig, "sqlstate", None) not in CHANGED:
+            raise
+        raise Unusable(f"the PostgreSQL database cannot be used: {error.orig.diag.message_primary};"
+                       " give the user of DATABASE_URL its tables and rights") from error

@@ -134,7 +134,8 @@ class Sqlite(SqliteDatabase):
             file.parent.mkdir(parents=True, exist_ok=True)
             with self.queue():
                 self._check_owner()
-                self._use_wal()
+                if self.pragma("journal_mode", "wal") != "wal":
+                    raise Unusable(f"{file}: its file system cannot hold a WAL; use another")
                 with self.atomic():
                     self._bring_up_to_date()
         except OSError as error:
@@ -164,6 +165,9 @@ class Sqlite(SqliteDatabase):
     def renumber(self):
         """Nothing: SQLite goes on from the highest number by itself."""
 
+    def take_time(self):
+        """Nothing: whoever has the file may keep it."""
+
     def backup(self, path):
         """Copy the database to a new file, as of now, while others go on. Raises Unusable."""
         if os.path.exists(path):
@@ -178,19 +182,6 @@ class Sqlite(SqliteDatabase):
         if self.user_version > self.schema_version:
             raise Unusable(f"{self.database} was written by a newer Signalbox; upgrade this one "
                            f"(schema {self.user_version}, known here: {self.schema_version})")
-
-    def _use_wal(self):
-        """Switch to WAL; unlike every other statement, this one does not wait for a busy file."""
-        deadline = time.monotonic() + BUSY_SECONDS
-        while True:
-            try:
-                if self.pragma("journal_mode", "wal") == "wal":
-                    return
-                raise Unusable(f"{self.database}: its file system cannot hold a WAL; use another")
-            except OperationalError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
 
     def _bring_up_to_date(self):
         if self.user_version < self.schema_version:

@@ -4,11 +4,14 @@ import itertools
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 from contextlib import contextmanager
 
 import psycopg
+
+from server import stat
 
 MISSING = "no PostgreSQL programs here (Debian: apt install postgresql)"
 
@@ -47,6 +50,22 @@ class Server:
         finally:
             if not self.is_running():
                 self.start()
+
+    @contextmanager
+    def hanging(self):
+        """All its processes are stopped within the block, while their kernel goes on."""
+        with open(f"{self.folder}/data/postmaster.pid") as file:
+            first = int(file.readline())
+        os.kill(first, signal.SIGSTOP)  # it starts no more of them
+        pids = [first, *(pid for pid in map(int, filter(str.isdigit, os.listdir("/proc")))
+                         if (stat(pid) or [0])[0] == first)]
+        try:
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
 
     @contextmanager
     def started_with(self, *options):

@@ -8,6 +8,7 @@ import sys
 from contextlib import closing
 from itertools import count
 from types import SimpleNamespace
+from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -15,7 +16,7 @@ import pytest
 import postgres_server
 from app import create_app
 from conftest import Commands, statuses, wait_task
-from database import database
+from database import BATCH, database
 from server import PROJECT, wait_until
 
 KINDS = ["sqlite", "postgresql"]
@@ -129,6 +130,33 @@ def test_the_copy_answers_the_same_for_every_run(lives, flask, copied, clock):
     assert stored(copied().flask) == before
 
 
+def test_more_rows_than_are_copied_at_a_time_are_all_copied(define, start, flask, copied):
+    define("release", *map(wait_task, ["tests", "approval", "rollback"]))
+    for number in range(BATCH + 1):
+        start("release", {"number": number})
+    before = flask.json("workflowrun", "list", "--json", "--limit", "1000")
+    assert len(before) == BATCH + 1
+    assert copied().flask.json("workflowrun", "list", "--json", "--limit", "1000") == before
+
+
+def impatient(url):
+    """The URL with a server that ends what takes longer than some milliseconds."""
+    if url.startswith("sqlite"):
+        return url
+    return url + "&options=" + quote("-c statement_timeout=20 "
+                                     "-c idle_in_transaction_session_timeout=20")
+
+
+def test_a_copy_may_take_longer_than_a_request(lives, flask, environ, new, serve):
+    target = new("postgresql")
+    serve(target)
+    make_inserts_call(target, "task_run", "PERFORM pg_sleep(0.05)")
+    before = counts(environ["DATABASE_URL"])
+    result = flask("db", "copy", impatient(environ["DATABASE_URL"]), impatient(target))
+    assert result.exit_code == 0, result.output
+    assert counts(target) == before
+
+
 def test_every_number_of_the_copy_is_printed(lives, flask, environ, target):
     result = flask("db", "copy", environ["DATABASE_URL"], target)
     assert (result.exit_code, len(result.output.splitlines())) == (0, 1), result.output
@@ -223,6 +251,15 @@ def test_a_database_is_not_copied_to_itself(lives, flask, environ):
     assert counts(environ["DATABASE_URL"]) == [2, 10, 27]
 
 
+def make_inserts_call(url, table, statement):
+    """Another program's trigger runs the statement for each row of a table in PostgreSQL."""
+    with closing(session(url)) as connection:
+        connection.execute("CREATE FUNCTION called() RETURNS trigger LANGUAGE plpgsql AS "
+                           f"$$ BEGIN {statement}; RETURN NULL; END $$")
+        connection.execute(f"CREATE TRIGGER called AFTER INSERT ON {table} FOR EACH ROW "
+                           "EXECUTE FUNCTION called()")
+
+
 def make_inserts_fail(url, table):
     """Another program's trigger refuses rows of the table, the second of them at the earliest."""
     with closing(session(url)) as connection:
@@ -230,10 +267,7 @@ def make_inserts_fail(url, table):
             connection.execute(f"CREATE TRIGGER refuse AFTER INSERT ON {table} WHEN new.rowid > 1 "
                                "BEGIN SELECT RAISE(ABORT, 'refused'); END")
         else:
-            connection.execute("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
-                               "$$ BEGIN RAISE EXCEPTION 'refused'; END $$")
-            connection.execute(f"CREATE TRIGGER refuse AFTER INSERT ON {table} FOR EACH ROW "
-                               "EXECUTE FUNCTION refuse()")
+            make_inserts_call(url, table, "RAISE EXCEPTION 'refused'")
 
 
 @pytest.mark.parametrize("table", ["workflow", "workflow_run", "task_run"])

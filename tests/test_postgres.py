@@ -22,7 +22,7 @@ import pytest
 import postgres_server
 from app import create_app
 from conftest import Commands, statuses, wait_task
-from database import database
+from database import database, engine
 from server import GUNICORN, PROJECT, Load, Server, at_once, kill, processes, wait_until
 from test_durability import life_of, names, refused, timed, writes
 
@@ -78,6 +78,10 @@ class Machine(Server):
         return {pid for pid, in self.sql(
             "SELECT pid FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()",
             self.name)}
+
+    def forget_nameless(self):
+        """Delete the runs that serves() and the refused requests may have started."""
+        self.sql("DELETE FROM workflow_run WHERE trigger = 'event' OR params = '{\"data\": {}}'")
 
     def serves(self):
         """Whether requests of every kind are answered 200, as many at once as it has threads."""
@@ -384,8 +388,20 @@ def test_a_server_that_crashes_under_load_is_503_until_it_is_back(postgres, mach
         load.more(30)
     assert load.errors == []
     assert machine.serves()
-    machine.sql("DELETE FROM workflow_run WHERE trigger = 'event' "
-                "OR params LIKE '%%\"value\": {}%%' OR params = '{\"data\": {}}'")
+    machine.forget_nameless()
+    check_nothing_is_lost_or_doubled(machine, load.done)
+
+
+def test_a_server_that_hangs_is_503_in_time_until_it_goes_on(postgres, machine):
+    with machine.undisturbed(), Load(life_of(Polite(machine))) as load:
+        load.more(30)
+        with postgres.hanging():
+            check_everything_is_refused(machine)
+            check_everything_is_refused(machine)  # now no thread has a session any more
+        load.more(30)
+    assert load.errors == []
+    assert machine.serves()
+    machine.forget_nameless()
     check_nothing_is_lost_or_doubled(machine, load.done)
 
 
@@ -536,11 +552,16 @@ def test_a_transaction_that_the_server_gave_up_on_is_503(postgres, template, tmp
                 send(signal.SIGCONT)
             load.more(20)
         assert load.errors == []
-        check_nothing_is_lost_or_doubled(machine, load.done)
+    check_nothing_is_lost_or_doubled(Machine(tmp_path, postgres, name), load.done)
 
 
 INTERVENTIONS = {
     "serializable": ("ALTER DATABASE {name} SET default_transaction_isolation = serializable", ""),
+    "read-only": ("ALTER DATABASE {name} SET default_transaction_read_only = on",
+                  "ALTER DATABASE {name} SET default_transaction_read_only = off"),
+    **{f"{table} restored": (f"ALTER TABLE {table} RENAME TO away",
+                             f"ALTER TABLE away RENAME TO {table}")
+       for table in ("workflow", "workflow_run", "task_run")},
 }
 
 
@@ -555,7 +576,10 @@ def test_what_an_administrator_does_to_the_database_is_no_500(machine, what):
         assert [(answer.status, answer.text) for answer in answers
                 if answer.status != 200 and not refused(answer)] == []
         if undo:
-            machine.sql(undo.format(name=machine.name))
+            assert any(map(refused, answers))
+            with machine.postgres.connect(machine.name) as session, session.transaction():
+                session.execute("SET TRANSACTION READ WRITE")
+                session.execute(undo.format(name=machine.name))
             terminate(machine)
             wait_until(machine.serves, "the service goes on", 5)
 
@@ -628,6 +652,34 @@ def test_a_user_who_may_not_create_tables_is_refused(postgres, tmp_path, program
     machine.sql("CREATE ROLE reader LOGIN")
     machine.environ["DATABASE_URL"] = postgres.url(machine.name, "reader")
     assert "permission" in check_it_is_refused_in_a_line(machine.environ, program)
+
+
+def test_a_user_needs_no_right_to_create_once_the_tables_are_there(postgres, template, tmp_path):
+    owner = Machine(tmp_path, postgres, postgres.new(f"TEMPLATE {template}"))
+    owner.sql("CREATE ROLE clerk LOGIN")
+    owner.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO clerk")
+    owner.sql("GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO clerk")
+    with Machine(tmp_path / "clerk", postgres, owner.name,
+                 DATABASE_URL=postgres.url(owner.name, "clerk")) as machine:
+        machine.run_to_change = machine.run("release")
+        with machine.undisturbed():
+            assert machine.serves()
+            owner.sql("REVOKE INSERT ON task_run FROM clerk")
+            answer = machine.webhook("release", {})
+            assert refused(answer), (answer.status, answer.text)
+            owner.sql("GRANT INSERT ON task_run TO clerk")
+            assert machine.serves()
+
+
+def test_options_of_the_url_are_added_to_the_limits(postgres):
+    url = postgres.url() + "&options=" + quote("-c statement_timeout=3s -c work_mem=8MB")
+    session, names = engine(url, []), ["lock_timeout", "statement_timeout", "work_mem",
+                                       "idle_in_transaction_session_timeout"]
+    try:
+        assert [session.execute_sql(f"SHOW {name}").fetchone()[0] for name in names] == [
+            "2s", "3s", "8MB", "5s"]
+    finally:
+        session.close()
 
 
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
