@@ -1,0 +1,367 @@
+"""The recipes in docs/, run as they stand there: what a page shows is what comes.
+
+A page's blocks are taken in order. One after "Save this as `NAME`" is written to that file, every
+other `sh` block is run in one bash session, and the `text` block below it must be what the terminal
+showed; without one it must have shown nothing. "Restart the service" in the text restarts it. The
+folder is the project's with a database of its own, and curl's configuration leads the addresses
+that the pages name to the port that the service has here.
+"""
+import json
+import os
+import pty
+import re
+import shutil
+import subprocess
+import sys
+import termios
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import yaml
+from server import PROJECT, Server, free_port, kill, processes
+from slack_sdk.models.blocks import Block
+from test_deploy import NAME, NGINX, Nginx, run
+
+MISSING = [program for program in ("bash", "curl", "openssl") if not shutil.which(program)]
+pytestmark = [pytest.mark.server,
+              pytest.mark.skipif(bool(MISSING), reason=f"not here: {', '.join(MISSING)}")]
+
+PAGES = sorted((PROJECT / "docs").glob("*.md"))
+TOKEN = "recipe-token"
+BLOCK = re.compile(r"(?P<prose>.*?)^```(?P<language>\w+)\n(?P<code>.*?)^```\n", re.M | re.S)
+SAVE = re.compile(r"Save this as `([^`]+)`[^`]*\Z")
+END = b"\x1e"
+#: What a terminal does not show: a line that was drawn over, and colours.
+HIDDEN = re.compile(r"[^\n]*\r\x1b\[K|\x1b\[[\d;]*m|\r(?=\n)")
+#: What differs each time, however a page shows it.
+VARIES = re.compile(r"""(?P<lines>^…\n) | (?P<some>…) | (?P<id>\b[0-9a-f]{32}\b)
+    | (?P<age>(?<=\ )\d+[smh]\ +)
+    | (?P<field>(?:expires|signature)=)[\w-]+""", re.M | re.X)
+
+
+class Shown:
+    """What a page shows, compared with what came; an id stands for the same run all through it."""
+
+    def __init__(self):
+        self.ids = {}
+
+    def check(self, shown, seen):
+        shown, seen = (text.strip() + "\n" for text in (shown, seen))
+        pattern, at, new = "", 0, []
+        for part in VARIES.finditer(shown):
+            pattern += re.escape(shown[at:part.start()]) + self.pattern(part, new)
+            at = part.end()
+        match = re.fullmatch(pattern + re.escape(shown[at:]), seen)
+        assert match, f"the page shows\n{shown}\nbut this came:\n{seen}"
+        self.ids.update((shown_id, match[f"id_{shown_id}"]) for shown_id in new)
+
+    def pattern(self, part, new):
+        if part["id"]:
+            if part["id"] in self.ids:
+                return self.ids[part["id"]]
+            if part["id"] in new:
+                return f"(?P=id_{part['id']})"
+            new.append(part["id"])
+            return f"(?P<id_{part['id']}>[0-9a-f]{{32}})"
+        if part["age"]:
+            return r"\d+[smh] +"
+        if part["field"]:
+            return part["field"] + r"[\w-]+"
+        return r"(?:.*\n)*?" if part["lines"] else ".*?"
+
+
+class Terminal:
+    """A bash session in a folder, at a terminal as a reader has it."""
+
+    def __init__(self, folder, environ):
+        self.folder, self.count = folder, 0
+        self.master, slave = pty.openpty()
+        modes = termios.tcgetattr(slave)
+        modes[1] &= ~termios.OPOST  # lines end as the commands wrote them
+        termios.tcsetattr(slave, termios.TCSANOW, modes)
+        termios.tcsetwinsize(slave, (40, 120))
+        self.process = subprocess.Popen(["bash"], cwd=folder, env=environ, stdin=subprocess.PIPE,
+                                        stdout=slave, stderr=slave, start_new_session=True)
+        os.close(slave)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.kill()
+        self.process.communicate()
+        os.close(self.master)
+
+    def kill(self):
+        """End the shell, and a command that it waits for."""
+        kill(*processes(self.process.pid))
+
+    def __call__(self, code):
+        """What the commands print, once they are done."""
+        self.count += 1
+        block = self.folder / f"block-{self.count}"
+        block.write_text(code)
+        self.process.stdin.write(f". ./{block.name} < /dev/null; printf '\\036'\n".encode())
+        self.process.stdin.flush()
+        late = threading.Timer(20, self.kill)
+        late.start()
+        seen = b""
+        try:
+            while not seen.endswith(END):
+                seen += os.read(self.master, 65536)
+        except OSError:
+            raise AssertionError(f"{code}\nended the shell, or took too long: {seen}") from None
+        finally:
+            late.cancel()
+        return HIDDEN.sub("", seen.removesuffix(END).decode())
+
+
+class Recipe:
+    """A page of docs/ and the service that it is tried on."""
+
+    def __init__(self, folder, page, **settings):
+        self.folder = folder
+        self.text = (PROJECT / "docs" / f"{page}.md").read_text()
+        self.blocks = [block.groupdict() for block in BLOCK.finditer(self.text)]
+        self.shown = Shown()
+        for path in [*PROJECT.glob("*.py"), PROJECT / "templates", PROJECT / "__pycache__"]:
+            (folder / path.name).symlink_to(path)
+        (folder / ".venv").symlink_to(sys.prefix)
+        shutil.copytree(PROJECT / "workflows", folder / "workflows")
+        for name in ("bin", "instance"):
+            (folder / name).mkdir()
+        self.settings = folder / "instance" / "settings.env"
+        self.settings.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+        load = "set -a; . instance/settings.env; set +a"  # as README says
+        command = ["bash", "-c", f'{load}; exec "$0" -m gunicorn wsgi:app', sys.executable]
+        self.service = Server(folder, command, folder, WEB_CONCURRENCY="1", HOME=str(folder))
+        self.environ = self.service.environ = {**self.service.environ,
+                                               "PATH": f"{folder}/bin:{os.environ['PATH']}"}
+        self.lead("127.0.0.1", 8000, self.service.port)
+
+    def __enter__(self):
+        self.service.start()
+        return self
+
+    def __exit__(self, *error):
+        self.service.hang_up()
+        self.service.kill()
+
+    def lead(self, host, port, here):
+        """Let curl reach on this port here what the page calls host:port."""
+        with (self.folder / ".curlrc").open("a") as curlrc:
+            curlrc.write(f'connect-to = "{host}:{port}:127.0.0.1:{here}"\n')
+
+    def stand_in(self, program, script):
+        """Put a program where the page calls one that this machine does not have."""
+        file = self.folder / "bin" / program
+        file.write_text(f"#!/bin/bash\n{script}")
+        file.chmod(0o755)
+
+    def code(self, language):
+        """The page's blocks in this language."""
+        return [block["code"] for block in self.blocks if block["language"] == language]
+
+    def run(self, **paths):
+        """Do what the page says; these paths in it are others here."""
+        with Terminal(self.folder, self.environ) as terminal:
+            seen = ""
+            for block in self.blocks:
+                if "Restart the service" in block["prose"]:
+                    self.service.stop()
+                    self.service.start()
+                language, code = block["language"], block["code"]
+                if language != "text":
+                    assert not seen.strip(), f"the page does not show that this came:\n{seen}"
+                if file := SAVE.search(block["prose"].strip()):
+                    saved = self.folder / file[1]
+                    saved.parent.mkdir(parents=True, exist_ok=True)
+                    saved.write_text(code)
+                elif language == "sh":
+                    for old, new in paths.items():
+                        code = code.replace(old, new)
+                    seen = terminal(code)
+                elif language == "text":
+                    self.shown.check(code, seen)
+                    seen = ""
+            assert not seen.strip(), f"the page does not show that this came:\n{seen}"
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """Opens a page: with recipe("slack", SECRET_KEY="key") as page: page.run()."""
+    return lambda page, **settings: Recipe(tmp_path, page, **settings)
+
+
+# What a page shows must be what came
+
+ID, OTHER = "5f0c19d2c1b54bb6a8f2b7a6d1e0c3f4", "948104f334fbac07699ae2f33097e506"
+
+
+@pytest.mark.parametrize("shown, seen", [
+    ("created release", "updated release"), ("created", "created release"), ("", "Error: no"),
+    ("created release", "created\nrelease"), ("a … c", "a b"), (f"run {ID}", "run 5f0c"),
+    (f"{ID} again {ID}", f"{ID} again {OTHER}"), ("a…c", "a\nc"), ("first\n…", "second"),
+])
+def test_a_page_that_shows_something_else_is_wrong(shown, seen):
+    with pytest.raises(AssertionError, match="the page shows"):
+        Shown().check(shown, seen)
+
+
+def test_a_page_shows_another_id_and_age_and_leaves_things_out():
+    shown = Shown()
+    shown.check(f"{ID}  0s   release\n…\nlast … line", f"{OTHER}  12m  release\nb\nlast c line")
+    shown.check(f"run {ID}", f"run {OTHER}")
+    with pytest.raises(AssertionError, match="the page shows"):
+        shown.check(f"run {ID}", f"run {ID}")
+
+
+def test_every_page_is_run_here_and_named_in_the_readme():
+    pages = [page.stem for page in PAGES]
+    tests, readme = Path(__file__).read_text(), (PROJECT / "README.md").read_text()
+    assert set(pages) == set(re.findall(r'with recipe\("([\w-]+)"', tests))
+    assert [page for page in pages if f"(docs/{page}.md)" not in readme] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_pages_links_lead_somewhere(page):
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+        assert (page.parent / link).exists(), link
+
+
+# The pages
+
+def test_a_github_webhook(recipe):
+    with recipe("github-webhook") as page:
+        page.run()
+        assert "refused: X-Hub-Signature-256 does not fit" in page.service.log
+
+
+GITHUB = {"vars.SIGNALBOX_URL": "http://127.0.0.1:8000", "secrets.SIGNALBOX_TOKEN": TOKEN,
+          "github.server_url": "https://github.com", "github.repository": "octo-org/shop",
+          "inputs.run": "${7#run=}", "github.run_id": "$number", "job.status": "$outcome"}
+
+
+def stand_in_for_github(page, *outcomes):
+    """A `gh` that runs the job's last step at once; the job ends in these ways, one after another.
+
+    The step's shell is GitHub's: `bash -e`.
+    """
+    workflow = yaml.safe_load(page.code("yaml")[0])
+    *_, step = workflow["jobs"]["tests"]["steps"]
+    assert step["if"] == "always()" and workflow[True]["workflow_dispatch"]["inputs"]["run"]
+    filled = {name: re.sub(r"\$\{\{ ([\w.]+) \}\}", lambda found: GITHUB[found[1]], value)
+              for name, value in step["env"].items()}
+    (page.folder / "step").write_text(step["run"])
+    (page.folder / "jobs").write_text("".join(f"{1658821493 + number} {outcome}\n"
+                                              for number, outcome in enumerate(outcomes)))
+    page.stand_in("gh", "\n".join([
+        '[ "${*:1:6} ${7%%=*}" = "workflow run tests.yml --repo octo-org/shop -f run" ] || exit 1',
+        "read -r number outcome < jobs; sed -i 1d jobs",
+        *(f'export {name}="{value}"' for name, value in filled.items()), "exec bash -e step"]))
+
+
+def test_github_actions_jobs_that_end_in_each_way(recipe):
+    with recipe("github-actions", ACCESS_TOKENS=TOKEN) as page:
+        stand_in_for_github(page, "success", "failure", "cancelled")
+        page.run()
+        waiting = page.service.run("shop-tests", Authorization=f"Bearer {TOKEN}")
+        subprocess.run(["gh", "workflow", "run", "tests.yml", "--repo", "octo-org/shop", "-f",
+                        f"run={waiting['id']}"], cwd=page.folder, env=page.environ, check=True)
+        runs = page.service.stored()
+        assert [run["status"] for run in runs] == ["failed", "failed", "succeeded"]
+        assert runs[0]["tasks"][0]["results"][0]["value"]["status"] == "cancelled"
+
+
+def test_an_approval_by_email(recipe):
+    with recipe("approval-by-email", ACCESS_TOKENS=TOKEN, SECRET_KEY="key") as page:
+        page.stand_in("sendmail", '[ "$*" = "-t -oi" ] && cat > mail')
+        page.run()
+        page.shown.check(page.code("eml")[0], (page.folder / "mail").read_text())
+
+
+def test_cloudevents(recipe):
+    with recipe("cloudevents") as page:
+        page.run()
+        ping, *routed = [kind for code in page.code("yaml") for kind in yaml.safe_load_all(code)]
+        address = ping["spec"]["sink"]["uri"]
+        assert address == routed[-1]["spec"]["subscriber"]["uri"]
+        event = {"ce-specversion": "1.0", "ce-id": "1", "ce-type": "dev.knative.sources.ping",
+                 "ce-source": "/apis/v1/namespaces/default/pingsources/nightly"}
+        answer = page.service.request("POST", address.removeprefix(f"https://{NAME}"),
+                                      json.loads(ping["spec"]["data"]), event)
+        assert json.loads(answer.text)["status"] == "running"
+
+
+def test_a_shell_script(recipe):
+    with recipe("shell-script") as page:
+        page.run()
+
+
+class Slack(BaseHTTPRequestHandler):
+    """Takes messages as an incoming webhook of Slack does."""
+    messages = []
+
+    def do_POST(self):
+        self.messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def incoming_webhook():
+    """The address that a message for a channel is posted to."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Slack) as server:
+        listening = threading.Thread(target=server.serve_forever)
+        listening.start()
+        yield f"http://127.0.0.1:{server.server_port}/services/T00000000/B00000000/XXXXXXXX"
+        server.shutdown()
+        listening.join(5)
+
+
+def test_slack(recipe, incoming_webhook):
+    with recipe("slack", SECRET_KEY="key", SLACK_SIGNING_SECRET="8f742231b10e8888abcd99yyyzzz85a5",
+                SLACK_WEBHOOK_URL=incoming_webhook) as page:
+        page.run()
+        message, = Slack.messages
+        link = message["blocks"][0]["elements"][0]["elements"][1]["url"]
+        assert Block.parse_all(message["blocks"])
+        assert len(link) < 3000
+        answer = page.service.get(link.removeprefix("http://127.0.0.1:8000"))
+        assert (answer.status, "<form" in answer.text) == (200, True)
+
+
+def nginx_with_tls(page):
+    """nginx with the shipped site, its TLS lines on, before the page's service."""
+    folder, port = page.folder / "nginx", free_port()
+    folder.mkdir()
+    key, certificate = folder / "key.pem", folder / "cert.pem"
+    run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+        "-subj", f"/CN={NAME}", "-addext", f"subjectAltName=DNS:{NAME}", "-keyout", key,
+        "-out", certificate)
+    live = f"/etc/letsencrypt/live/{NAME}"
+    tls = {"#tls ": "", f"{live}/fullchain.pem": str(certificate), f"{live}/privkey.pem": str(key),
+           "listen 443": f"listen 127.0.0.1:{port}", "listen [::]:443 ssl http2;": ""}
+    nginx = Nginx(folder, page.service.port, **tls)
+    page.lead(NAME, 80, nginx.port)
+    page.lead(NAME, 443, port)
+    with (page.folder / ".curlrc").open("a") as curlrc:
+        curlrc.write(f'cacert = "{certificate}"\n')
+    return nginx
+
+
+@pytest.mark.skipif(not NGINX, reason="no nginx here (Debian: apt install nginx)")
+def test_behind_nginx(recipe):
+    with recipe("behind-nginx", ACCESS_TOKENS=TOKEN, SECRET_KEY="key", TRUSTED_PROXIES="1",
+                PUBLIC_URL=f"https://{NAME}") as page, nginx_with_tls(page) as nginx:
+        page.stand_in("signalbox", 'set -a; . instance/settings.env; exec .venv/bin/flask "$@"')
+        page.run(**{"/etc/signalbox.env": "instance/settings.env", "/opt/signalbox/": "",
+                    "/var/log/nginx/": f"{nginx.access_log.parent}/"})
+        ended, = page.service.stored()
+        assert ended["tasks"][1]["results"] == [{"name": "by", "value": "anna@example.com"}]
