@@ -1,8 +1,8 @@
-"""Measure the service against bench/limit.py: `make bench`. Needs wrk; loads loopback only.
+"""Measure the service against bench/limit.py, and on PostgreSQL: `make bench`. Needs wrk.
 
-Both run under gunicorn with the shipped settings and are driven in alternating rounds; a ratio is
-the median of the rounds' ratios. Prints a table and writes it to bench/RESULTS.md. ROUNDS, if it is
-set, says how many rounds.
+All run under gunicorn with the shipped settings, on loopback only, and are driven in alternating
+rounds; a ratio is the median of the rounds' ratios. Prints tables and writes them to
+bench/RESULTS.md. ROUNDS and ROUND_SECONDS, if they are set, say how many rounds and how long.
 """
 import os
 import platform
@@ -13,20 +13,35 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import NamedTuple
 
-from fill import fill
+import psycopg
+
+import postgres_server
+from fill import PAYLOAD, fill, now
 from server import GUNICORN, PROJECT, Server
 
 BENCH = Path(__file__).resolve().parent
 LIMIT = [*GUNICORN[:-1], "limit:app"]
-ROUNDS, SECONDS, CONNECTIONS = int(os.environ.get("ROUNDS", "5")), 3, 8
-SCENARIOS = {"start": "start", "resolve": "resolve", "event": "start"}  # and what the limit does
+ROUNDS, SECONDS = int(os.environ.get("ROUNDS", "5")), int(os.environ.get("ROUND_SECONDS", "3"))
+CONNECTIONS = 8
+SCENARIOS = ("start", "resolve", "event")
 WAITING = 4000  # runs for each second of resolving; far more than are resolved
+FILL = """
+    INSERT INTO workflow_run (number, id, workflow_ref, workflow_version, trigger, routed, status,
+                              params, start_time)
+        SELECT n, lpad(to_hex(n), 32, '0'), 'bench', 1, 'webhook', false, 'running', %s, %s
+        FROM generate_series(%s::integer, %s) AS n"""
+FILL_TASKS = """
+    INSERT INTO task_run (workflow_run_id, position, id, name, topic, status, dependencies,
+                          start_time)
+        SELECT number, 0, id, 'done', 'done', 'waiting', '[]', start_time
+        FROM workflow_run WHERE number >= %s"""
 
 
 class Round(NamedTuple):
@@ -50,42 +65,97 @@ def serve(folder, command=GUNICORN, **settings):
 
 def drive(server, scenario, seconds=SECONDS, pause=None):
     """Load the server with wrk for some seconds; a Round."""
+    return drive_all([server], scenario, seconds, pause)
+
+
+def drive_all(servers, scenario, seconds=SECONDS, pause=None):
+    """The same for one server, or two on one database that share the connections.
+
+    Of two, the requests of both count, the mean of their p50 and the larger p99.
+    """
     first = time.time_ns()
     if scenario == "resolve":
-        first = fill(server.database, WAITING * seconds)
+        first = fill_any(servers[0], WAITING * seconds)
+    running = [wrk(server, scenario, first + number, seconds, pause, len(servers))
+               for number, server in enumerate(servers)]
+    rounds = [result(process, seconds) for process in running]
+    rates, p50s, p99s, errors, requests = zip(*rounds)
+    return Round(sum(rates), mean(p50s), max(p99s), sum(errors), sum(requests))
+
+
+def wrk(server, scenario, first, seconds, pause, of):
+    """Start wrk; of two at once each has one thread, so that they never send the same number."""
     environ = {**os.environ, "SCENARIO": scenario, "FIRST": str(first)}
     if pause:
         environ["PAUSE"] = str(pause)
-    command = ["wrk", "-t2", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", BENCH / "load.lua",
-               f"http://127.0.0.1:{server.port}"]
-    done = subprocess.run(command, env=environ, capture_output=True, text=True,
-                          timeout=seconds + 30)
-    result = re.search(r"RESULT (\d+) (\d+) (\d+) (\d+) (\d+)", done.stdout)
-    if not result:
-        raise SystemExit(f"wrk failed: {done.stdout}{done.stderr}")
-    requests, microseconds, p50, p99, errors = map(int, result.groups())
+    command = ["wrk", f"-t{2 // of}", f"-c{CONNECTIONS // of}", f"-d{seconds}s", "-s",
+               BENCH / "load.lua", f"http://127.0.0.1:{server.port}"]
+    return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            text=True)
+
+
+def result(process, seconds):
+    """The Round of one wrk that was started."""
+    said = process.communicate(timeout=seconds + 30)[0]
+    found = re.search(r"RESULT (\d+) (\d+) (\d+) (\d+) (\d+)", said)
+    if not found:
+        raise SystemExit(f"wrk failed: {said}")
+    requests, microseconds, p50, p99, errors = map(int, found.groups())
     return Round(requests / microseconds * 1e6, p50 / 1000, p99 / 1000, errors, requests)
 
 
+def fill_any(server, count):
+    """Insert waiting runs into the server's database, of either kind; the first one's number."""
+    url = server.environ["DATABASE_URL"]
+    if url.startswith("sqlite"):
+        return fill(server.database, count)
+    with psycopg.connect(url) as session:
+        [[first]] = session.execute("SELECT nextval('workflow_run_number_seq')").fetchall()
+        session.execute(FILL, [PAYLOAD, now(), first, first + count])
+        session.execute(FILL_TASKS, [first])
+        session.execute("SELECT setval('workflow_run_number_seq', %s)", [first + count])
+    return first
+
+
 def measure(folder):
-    """{scenario: [(the service's round, the limit's)]}"""
-    with serve(folder / "service") as service, serve(folder / "limit", LIMIT) as limit:
-        for server, scenario in ((service, "start"), (limit, "start")):
-            drive(server, scenario, 1)  # connections and statements are there after that
-        return {scenario: [(drive(service, scenario), drive(limit, of_limit))
-                           for number in range(ROUNDS)]
-                for scenario, of_limit in SCENARIOS.items()}
+    """{scenario: {whom: [a Round for each]}}; on PostgreSQL too where its programs are."""
+    with ExitStack() as stack:
+        def started(name, *args, **settings):
+            return stack.enter_context(serve(folder / name, *args, **settings))
+
+        service, limit = started("service"), started("limit", LIMIT)
+        rivals = {"Signalbox": [service], "limit": [limit]}
+        postgres = stack.enter_context(postgres_server.running(durable=True))
+        if postgres:
+            url = postgres.url(postgres.new())
+            one, two = [started(name, DATABASE_URL=url) for name in ("one", "two")]
+            rivals |= {"one on PostgreSQL": [one], "two on PostgreSQL": [one, two]}
+        else:
+            print(f"not measured on PostgreSQL: {postgres_server.MISSING}", file=sys.stderr)
+        for servers in rivals.values():
+            drive_all(servers, "start", 1)  # connections and statements are there after that
+        figures = {scenario: {name: [] for name in rivals} for scenario in SCENARIOS}
+        for scenario in SCENARIOS:
+            for number in range(ROUNDS):
+                for name, servers in rivals.items():
+                    of_limit = name == "limit" and scenario == "event"  # it knows no events
+                    figures[scenario][name].append(
+                        drive_all(servers, "start" if of_limit else scenario))
+        return figures
 
 
-def table(figures):
-    yield "| scenario | | requests/s | p50 ms | p99 ms | errors | ratio to the limit | p99 ratio |"
+def table(figures, names, yardstick):
+    """Lines of a table of these contestants, measured by another, whose own lines end it."""
+    yield ("| scenario | | requests/s | p50 ms | p99 ms | errors | "
+           f"ratio to {yardstick} | p99 ratio |")
     yield "|---|---|---|---|---|---|---|---|"
     for scenario, rounds in figures.items():
-        ratio = median(service.rate / limit.rate for service, limit in rounds)
-        tail = median(service.p99 / limit.p99 for service, limit in rounds)
-        for name, own, ratios in (("Signalbox", 0, f"**{ratio:.2f}** | {tail:.2f}"),
-                                  ("limit", 1, "| ")):
-            rates, p50s, p99s, errors, requests = zip(*[pair[own] for pair in rounds])
+        for name in (*names, yardstick):
+            pairs = list(zip(rounds[name], rounds[yardstick]))
+            ratio = median(own.rate / other.rate for own, other in pairs)
+            tail = median(own.p99 / other.p99 for own, other in pairs)
+            rates, p50s, p99s, errors, requests = zip(*rounds[name])
+            ratios = "| " if name == yardstick else f"**{ratio:.2f}** | {tail:.2f}"
             yield (f"| {scenario} | {name} | {median(rates):.0f} | {median(p50s):.1f} | "
                    f"{median(p99s):.1f} | {sum(errors)} | {ratios} |")
 
@@ -109,12 +179,18 @@ def require_wrk():
 def main():
     require_wrk()
     with tempfile.TemporaryDirectory() as folder:
-        lines = list(table(measure(Path(folder))))
+        figures = measure(Path(folder))
     lines = [
         "# Measured with `make bench`", "", *circumstances(),
         f"{ROUNDS} alternating rounds of {SECONDS} s, {CONNECTIONS} connections, two workers each; "
         "a figure is the median of the rounds,", "a ratio the median of the rounds' ratios.", "",
-        *lines]
+        *table(figures, ["Signalbox"], "limit")]
+    on_postgres = [name for name in figures["start"] if "PostgreSQL" in name]
+    if on_postgres:
+        lines += ["", "The same on PostgreSQL, in the same rounds: one service, and two on one "
+                  "database that share the connections", "(their requests together, the mean of "
+                  "their p50, the larger p99). The server runs on the same machine.", "",
+                  *table(figures, on_postgres, "Signalbox")]
     print("\n".join(lines))
     (BENCH / "RESULTS.md").write_text("\n".join([*lines, ""]))
 
