@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.server,
 PAGES = sorted((PROJECT / "docs").glob("*.md"))
 TOKEN = "recipe-token"
 BLOCK = re.compile(r"(?P<prose>.*?)^```(?P<language>\w+)\n(?P<code>.*?)^```\n", re.M | re.S)
-SAVE = re.compile(r"Save this as `([^`]+)`[^`]*\Z")
+SAVE = re.compile(r"[Ss]ave this as `([^`]+)`[^`]*\Z")
 END = b"\x1e"
 #: What a terminal does not show: a line that was drawn over, and colours.
 HIDDEN = re.compile(r"[^\n]*\r\x1b\[K|\x1b\[[\d;]*m|\r(?=\n)")
@@ -105,7 +105,7 @@ class Terminal:
         block.write_text(code)
         self.process.stdin.write(f". ./{block.name} < /dev/null; printf '\\036'\n".encode())
         self.process.stdin.flush()
-        late = threading.Timer(20, self.kill)
+        late = threading.Timer(30, self.kill)
         late.start()
         seen = b""
         try:
