@@ -1,7 +1,8 @@
 """What only a real PostgreSQL server shows: several machines, and how it fails (issue D, 1-4).
 
-The server syncs its disk as it would in production. SOAK_KILLS says how often the service is killed
-under load; three times unless it is set.
+The server does not sync its disk: no test takes the power away, and what a killed process wrote
+stays with the kernel. SOAK_KILLS says how often the service is killed under load; three times
+unless it is set.
 """
 import json
 import logging
@@ -40,7 +41,7 @@ numbers = count()
 
 @pytest.fixture(scope="module")
 def postgres():
-    with postgres_server.running(durable=True) as server:
+    with postgres_server.running() as server:
         if server is None:
             pytest.skip(postgres_server.MISSING)
         yield server
@@ -77,6 +78,14 @@ class Machine(Server):
         with self.postgres.connect(self.name) as session:
             cursor = session.execute(text, values or None)
             return cursor.fetchall() if cursor.description else None
+
+    def stored(self, limit=1_000_000):
+        """The stored runs, the newest first, read without another process."""
+        app = create_app({"DATABASE_URL": self.postgres.url(self.name)})
+        try:
+            return Commands(app).json("workflowrun", "list", "--json", "--limit", limit)
+        finally:
+            database.close()
 
     def sessions(self):
         """The server's process ids of this database's sessions, but for the one that asks."""
