@@ -77,7 +77,10 @@ def create_app(environ=os.environ, clock=utc_now):
     app = Flask(__name__, static_folder=None)
     try:
         settings = Settings().load(environ)
-        database.connect(settings["DATABASE_URL"], TABLES)
+        if "FLASK_RUN_FROM_CLI" in environ:  # the command prepares the database if it needs it
+            database.database.initialize(database.engine(settings["DATABASE_URL"], TABLES))
+        else:
+            database.connect(settings["DATABASE_URL"], TABLES)
     except ValidationError as error:
         raise Unusable("; ".join(f"{name}: {' '.join(messages)}"
                                  for name, messages in error.messages.items())) from error
@@ -102,9 +105,8 @@ def create_app(environ=os.environ, clock=utc_now):
         """Start a run from a CloudEvent (contract 4.2)."""
         check_named_workflow()
         query, event = together(load_trigger_query, load_event)
-        arrived = {"event": event, **({"data": event["data"]} if "data" in event else {})}
         key = digest("event", event["source"], event["id"])
-        return start(query["workflow"], Delivery("event", arrived, key))
+        return start(query["workflow"], Delivery.of_event(event, key))
 
     @app.post(CALLBACK)
     def post_callback():

@@ -1,12 +1,12 @@
 """`flask workflow …` and `flask workflowrun …`: how people operate the service."""
+import contextlib
 import json
 import logging
-import math
+import os
 import re
 import shutil
 import sys
 import time
-from urllib.parse import urlencode
 
 import click
 from flask import current_app
@@ -17,30 +17,53 @@ from peewee import DatabaseError
 import database
 import security
 import upkeep
-from errors import NotFound, Refused, Unusable, one_line
+from drawing import (AGES, SECONDS, callback_url, graph, lines_of, listing, report, table, tree,
+                     trial, waits_for)
+from errors import Conflict, NotFound, Refused, Unusable, did_you_mean, one_line
+from events import CLOUD_EVENT
 from models import TABLES, Workflow, WorkflowRun
-from rules import ENDED, RUNNING, SUCCEEDED, in_words
+from rules import ENDED, RUNNING, SUCCEEDED, Delivery, in_words
 from schemas import STATUSES, WorkflowDefinition, WorkflowRunSchema
-from strictjson import parse_json
+from strictjson import parse_json, parse_object
 
+__version__ = "1.0.0"  # setup.cfg takes it from here
 log = logging.getLogger("signalbox")
 
 DEFINITION, WORKFLOW_RUN = WorkflowDefinition(), WorkflowRunSchema()
-SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 POLL_SECONDS = 0.2
+
+
+class Command(click.Command):
+    """A command that uses the database, and says what a mistyped name may have meant."""
+
+    def invoke(self, ctx):
+        database.database.prepare()
+        try:
+            return super().invoke(ctx)
+        except NotFound as error:
+            typed = ctx.params.get("id") or ctx.params.get("name", "")
+            column = WorkflowRun.id if ctx.params.get("id") else Workflow.name
+            near = did_you_mean(typed, upkeep.known(column, typed) + upkeep.known(column))
+            refusal = click.ClickException(f"{error}{near}")
+            refusal.exit_code = 2 if self.name == "wait" else 1
+            raise refusal from error
 
 
 class Group(AppGroup):
     """Commands whose refusals are one line on standard error and exit code 1."""
+    command_class = Command
 
     def invoke(self, ctx):
+        if os.environ.get("NO_COLOR"):  # https://no-color.org
+            ctx.color = False
         if sys.stderr.isatty():
             log.setLevel(logging.WARNING)  # what a command prints is enough for a person
         try:
-            database.database.prepare()
             return super().invoke(ctx)
         except (Refused, Unusable) as error:
             raise click.ClickException(str(error)) from error
+        except ValidationError as error:
+            raise click.ClickException("; ".join(lines_of(error.normalized_messages()))) from error
         except (DatabaseError, *database.UNAVAILABLE) as error:
             raise click.ClickException(
                 f"the database cannot be used now: {one_line(error)}") from error
@@ -57,16 +80,6 @@ class Duration(click.ParamType):
         return int(match[1]) * SECONDS[match[2]]
 
 
-class Seconds(click.FloatRange):
-    """A number of seconds; not every float is one."""
-
-    def convert(self, value, param, ctx):
-        seconds = super().convert(value, param, ctx)
-        if math.isnan(seconds):
-            self.fail(f"{value!r} is not a number of seconds")
-        return seconds
-
-
 def now():
     return current_app.config["CLOCK"]()
 
@@ -75,13 +88,29 @@ def print_json(value):
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def print_table(head, rows):
-    """A table as wide as the terminal at most: its last column is cut, and whole when piped."""
-    widths = [max(len(str(row[i])) for row in [head, *rows]) for i in range(len(head))]
-    limit = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    for row in [head, *rows]:
-        line = "  ".join(str(cell).ljust(width) for cell, width in zip(row, widths)).rstrip()
-        click.echo(line if limit is None or len(line) <= limit else line[:limit - 1] + "…")
+def columns(stream=None):
+    """The terminal's width; None when the output goes elsewhere."""
+    return shutil.get_terminal_size().columns if (stream or sys.stdout).isatty() else None
+
+
+def tell(text):
+    """Put a line on standard error in place of the one before, if a person looks on."""
+    if width := columns(sys.stderr):
+        print(f"\r\033[K{text[:width - 1]}", end="", file=sys.stderr, flush=True)
+
+
+def completing(column):
+    """Completes a name or id in the shell; nothing while the database is away."""
+    def complete(ctx, param, incomplete):
+        with contextlib.suppress(DatabaseError, *database.UNAVAILABLE):
+            database.database.prepare()
+            return upkeep.known(column, incomplete)
+        return []
+    return complete
+
+
+name_argument = click.argument("name", shell_complete=completing(Workflow.name))
+id_argument = click.argument("id", shell_complete=completing(WorkflowRun.id))
 
 
 @click.group(cls=Group)
@@ -97,33 +126,40 @@ def workflow_apply(files):
     A file holds one definition or a list of them. A definition whose name is known replaces the one
     before; runs already started keep their tasks.
     """
-    definitions, mistakes, seen = [], [], set()
-    for file in files:
-        try:
-            found = parse_json(file.read(), "file")
-            many = isinstance(found, list)
-            loaded = DEFINITION.load(found, many=many)
-        except ValidationError as error:
-            mistakes += [f"{file.name}: {line}" for line in lines_of(error.normalized_messages())]
-            continue
-        for definition in loaded if many else [loaded]:
-            if definition["name"] in seen:
-                mistakes.append(f"{file.name}: name: {definition['name']} is defined twice")
-            seen.add(definition["name"])
-            definitions.append(definition)
-    if mistakes:
-        click.echo("\n".join(mistakes), err=True)
-        raise click.ClickException("nothing was applied; correct the lines above")
+    definitions = load_definitions(files, "nothing was applied; correct the lines above")
     for name, version, outcome in Workflow.apply(definitions):
         click.echo(f"{outcome} {name} (version {version})")
 
 
-def lines_of(messages, path=()):
-    """A line for each mistake of nested messages, with its path in front."""
-    if isinstance(messages, dict):
-        return [line for key, value in messages.items()
-                for line in lines_of(value, path if key == "_schema" else (*path, key))]
-    return [f"{'.'.join(map(str, path))}: {message}" for message in messages]
+@workflow.command("check", cls=click.Command)
+@click.argument("files", metavar="FILE…", nargs=-1, required=True, type=click.File("rb"))
+def workflow_check(files):
+    """Say what is wrong with workflow definitions, and store nothing.
+
+    It needs no database. Exit code: 0 all can be applied, 1 a line for each mistake.
+    """
+    for definition in load_definitions(files, "correct the lines above"):
+        click.echo(f"valid {definition['name']}")
+
+
+def load_definitions(files, otherwise):
+    """The definitions in the files; every mistake is printed before any ends the command."""
+    definitions, mistakes = {}, []
+    for file in files:
+        try:
+            found = parse_json(file.read(), "file")
+            loaded = DEFINITION.load(found, many=isinstance(found, list))
+        except ValidationError as error:
+            mistakes += [f"{file.name}: {line}" for line in lines_of(error.normalized_messages())]
+            continue
+        for definition in loaded if isinstance(found, list) else [loaded]:
+            if definition["name"] in definitions:
+                mistakes.append(f"{file.name}: name: {definition['name']} is defined twice")
+            definitions[definition["name"]] = definition
+    if mistakes:
+        click.echo("\n".join(mistakes), err=True)
+        raise click.ClickException(otherwise)
+    return definitions.values()
 
 
 @workflow.command("list")
@@ -135,20 +171,49 @@ def workflow_list(as_json):
         return print_json([DEFINITION.dump(workflow.content) for workflow in workflows])
     if not workflows:
         return click.echo("no workflows yet; load one: flask workflow apply workflows/release.json")
-    print_table(["NAME", "VERSION", "TASKS", "DISPLAY NAME"], [
+    click.echo(table(["NAME", "VERSION", "TASKS", "DISPLAY NAME"], [
         [workflow.name, workflow.version, len(workflow.content["tasks"]),
-         workflow.content.get("display_name", "")] for workflow in workflows])
+         workflow.content.get("display_name", "")] for workflow in workflows], columns()))
 
 
 @workflow.command("show")
-@click.argument("name")
-def workflow_show(name):
+@name_argument
+@click.option("--graph", "as_graph", is_flag=True, help="A Mermaid flowchart of its tasks instead.")
+@click.option("--run", "id", metavar="ID", shell_complete=completing(WorkflowRun.id),
+              help="The flowchart of this run, with its tasks' states.")
+def workflow_show(name, as_graph, id):
     """Print a workflow's definition, ready to be changed and applied again."""
-    print_json(DEFINITION.dump(Workflow.named(name).content))
+    if id:
+        run = WorkflowRun.find(id, now())
+        if run.workflow_ref != name:
+            raise Conflict(f"run {id} is one of workflow {run.workflow_ref}; name that one")
+        return click.echo(graph([{"name": task.name, "dependencies": task.dependencies,
+                                  "status": task.status} for task in run.tasks]))
+    content = Workflow.named(name).content
+    click.echo(graph(content["tasks"])) if as_graph else print_json(DEFINITION.dump(content))
+
+
+@workflow.command("try")
+@name_argument
+@click.option("--payload", "file", metavar="FILE", type=click.File("rb"), required=True,
+              help="The JSON object that would arrive; - is standard input.")
+@click.option("--event", "is_event", is_flag=True, help="It is a CloudEvent in structured mode.")
+def workflow_try(name, file, is_event):
+    """Say whether a payload would start a workflow, and why; nothing is stored.
+
+    Exit code: 0 it would start, 1 it would not.
+    """
+    content = Workflow.named(name).content
+    payload = parse_object(file.read(), "file")
+    delivery = (Delivery.of_event(CLOUD_EVENT.load(payload)) if is_event
+                else Delivery("webhook", {"data": payload}))
+    starts, why = trial(content, delivery)
+    click.echo(why)
+    sys.exit(0 if starts else 1)
 
 
 @workflow.command("delete")
-@click.argument("name")
+@name_argument
 @click.option("--force", is_flag=True, help="Cancel the runs that are under way.")
 def workflow_delete(name, force):
     """Remove a workflow; its ended runs stay until they are purged."""
@@ -162,7 +227,8 @@ def workflowrun():
 
 
 @workflowrun.command("list")
-@click.option("--workflow", "workflow_ref", metavar="NAME", help="Only runs of this workflow.")
+@click.option("--workflow", "workflow_ref", metavar="NAME", help="Only runs of this workflow.",
+              shell_complete=completing(Workflow.name))
 @click.option("--status", metavar="S", type=click.Choice([RUNNING, *sorted(ENDED - {"skipped"})]),
               help="Only runs with this status.")
 @click.option("--limit", metavar="N", type=click.IntRange(1, 1_000_000), default=20,
@@ -170,28 +236,28 @@ def workflowrun():
 @click.option("--json", "as_json", is_flag=True, help="An array of WorkflowRuns, for programs.")
 def workflowrun_list(workflow_ref, status, limit, as_json):
     """Show runs, the newest first."""
-    runs = [WORKFLOW_RUN.dump(run)
-            for run in upkeep.newest(workflow_ref, status, limit, now())]
+    runs = upkeep.newest(workflow_ref, status, limit, now())
     if as_json:
-        return print_json(runs)
+        return print_json(WORKFLOW_RUN.dump(runs, many=True))
     if not runs:
-        return click.echo("no such runs")
-    print_table(["ID", "STATUS", "STARTED (UTC)", "WORKFLOW", "WAITS FOR"], [
-        [run["id"], run["status"], run["startTime"][:16].replace("T", " "), run["workflowRef"],
-         ", ".join(task["params"][0]["value"] for task in run["tasks"]
-                   if task["status"] == "waiting")] for run in runs])
+        return click.echo("no such runs" + did_you_mean(workflow_ref, upkeep.known(Workflow.name)))
+    click.echo(listing(runs, columns()))
 
 
 @workflowrun.command("show")
-@click.argument("id")
-def workflowrun_show(id):
-    """Print a run as JSON."""
-    print_json(WORKFLOW_RUN.dump(WorkflowRun.find(id, now())))
+@id_argument
+@click.option("--json", "as_json", is_flag=True, help="The WorkflowRun, on a terminal too.")
+def workflowrun_show(id, as_json):
+    """Draw a run and what it waits for; where no person looks on, print it as JSON."""
+    run = WorkflowRun.find(id, now())
+    if as_json or not columns():
+        return print_json(WORKFLOW_RUN.dump(run))
+    click.echo(tree(run, current_app.config["SETTINGS"]))
 
 
 @workflowrun.command("wait")
-@click.argument("id")
-@click.option("--timeout", metavar="SECONDS", type=Seconds(min=0, max=1e9),
+@id_argument
+@click.option("--timeout", metavar="SECONDS", type=click.FloatRange(0, 1e9),
               help="Stop waiting after this long.")
 def workflowrun_wait(id, timeout):
     """Wait until a run ends, and print it.
@@ -199,22 +265,25 @@ def workflowrun_wait(id, timeout):
     Exit code: 0 it succeeded, 1 it ended otherwise, 124 it still runs at the timeout, 2 there is no
     such run.
     """
+    if timeout is not None and not timeout >= 0:
+        raise click.BadParameter("nan is no number of seconds", click.get_current_context())
     deadline = None if timeout is None else time.monotonic() + timeout
-    while True:
-        try:
+    try:
+        while True:
             run = WorkflowRun.find(id, now())
-        except NotFound as error:
-            click.echo(f"Error: {error}", err=True)
-            sys.exit(2)
-        left = POLL_SECONDS if deadline is None else deadline - time.monotonic()
-        if run.status in ENDED or left <= 0:
-            print_json(WORKFLOW_RUN.dump(run))
-            sys.exit(0 if run.status == SUCCEEDED else 1 if run.status in ENDED else 124)
-        time.sleep(min(POLL_SECONDS, left))
+            left = POLL_SECONDS if deadline is None else deadline - time.monotonic()
+            if run.status in ENDED or left <= 0:
+                break
+            tell(f"waiting for {waits_for(run)}")
+            time.sleep(min(POLL_SECONDS, left))
+    finally:
+        tell("")
+    print_json(WORKFLOW_RUN.dump(run))
+    sys.exit(0 if run.status == SUCCEEDED else 1 if run.status in ENDED else 124)
 
 
 @workflowrun.command("cancel")
-@click.argument("id")
+@id_argument
 def workflowrun_cancel(id):
     """End a run and its open tasks as cancelled."""
     WorkflowRun.cancel(id, now())
@@ -222,7 +291,7 @@ def workflowrun_cancel(id):
 
 
 @workflowrun.command("link")
-@click.argument("id")
+@id_argument
 @click.option("--topic", metavar="T", required=True, help="What the link resolves.")
 @click.option("--status", metavar="S", type=click.Choice(STATUSES, case_sensitive=False),
               help="succeeded or failed; left out, the page asks.")
@@ -246,7 +315,7 @@ def workflowrun_link(id, topic, status, by, expires):
             "expires": str(now() // 1000 + expires)}
     link = {name: value for name, value in link.items() if value is not None}
     link["signature"] = security.sign_link(settings["SECRET_KEY"], link)
-    click.echo(f"{settings['PUBLIC_URL'].rstrip('/')}/api/v2/callback?{urlencode(link)}")
+    click.echo(callback_url(settings, link))
 
 
 @workflowrun.command("expire")
@@ -263,8 +332,8 @@ def workflowrun_purge(older_than):
     count = 0
     for batch in upkeep.purge(now() - older_than * 1000):
         count += batch
-        if sys.stderr.isatty():
-            click.echo(f"\rpurged {count} runs …", nl=False, err=True)
+        tell(f"purged {count} runs …")
+    tell("")
     click.echo(f"purged {count} runs")
 
 
@@ -293,18 +362,14 @@ def db_copy(source, target):
     try:
         engines = [database.engine(url, TABLES) for url in (source, target)]
         counts = {}
-        for table, count in database.copy(*engines):
-            counts[table] = count
-            if sys.stderr.isatty():
-                click.echo(f"\r{table}: {count} rows …", nl=False, err=True)
+        for name, count in database.copy(*engines):
+            counts[name] = count
+            tell(f"{name}: {count} rows …")
     except (ValueError, TypeError) as error:
         raise click.ClickException(str(error)) from error
+    tell("")
     click.echo("copied " + (", ".join(f"{count} rows of {table}" for table, count in counts.items())
                             or "nothing: the source is empty"))
-
-
-AGES = {"under an hour": 3_600_000, "under a day": 86_400_000, "under a week": 604_800_000,
-        "a week or more": math.inf}
 
 
 @click.command()
@@ -315,7 +380,6 @@ def status(as_json):
 
     The write is a probe: a transaction that is rolled back.
     """
-    facts = {}
     try:
         engine = database.database
         engine.prepare()
@@ -324,18 +388,11 @@ def status(as_json):
         upkeep.probe()
         facts = {"database": "ok", "bytes": engine.size(), "schema": engine.schema_version,
                  "milliseconds to write": round((time.perf_counter() - began) * 1000, 1),
-                 "runs": runs,
-                 "waiting": dict.fromkeys(AGES, 0), "overdue": overdue,
+                 "version": __version__, "runs": runs, "overdue": overdue,
+                 "waiting": {age: sum(low <= now() - start < high for start in waiting)
+                             for age, (low, high) in AGES.items()},
                  "oldest": oldest and {"id": oldest.id, "age": in_words(now() - oldest.start_time)}}
-        for start in waiting:
-            facts["waiting"][next(age for age in AGES if now() - start < AGES[age])] += 1
     except (DatabaseError, *database.UNAVAILABLE) as error:
         facts = {"database": f"cannot be used: {one_line(error)}"}
-    if as_json:
-        print_json(facts)
-    else:
-        print_table(["WHAT", "STATE"], [
-            [name, ", ".join(f"{key} {part}" for key, part in value.items())
-             if isinstance(value, dict) else value if value is not None else "none"]
-            for name, value in facts.items()])
+    print_json(facts) if as_json else click.echo(report(facts, columns()))
     sys.exit(0 if facts["database"] == "ok" else 1)

@@ -1,4 +1,5 @@
 """What the service refuses: raised where it is known, answered in one place (app.py, cli.py)."""
+from difflib import get_close_matches
 
 
 class Refused(Exception):
@@ -40,3 +41,10 @@ class Unusable(Exception):
 def one_line(error):
     """An error's words on one line: PostgreSQL takes several."""
     return " ".join(str(error).split())
+
+
+def did_you_mean(word, known):
+    """The end of a message about an unknown word: the nearest known one, if any is near."""
+    near = word and ([other for other in known if other.startswith(word)]
+                     or get_close_matches(word, known, n=1, cutoff=0.7))
+    return f"; did you mean {near[0]!r}?" if near and word not in known else ""

@@ -3,7 +3,7 @@
 models.py mixes these into its tables and puts each change into a transaction. What happens is noted
 in the run's `story`, a line each, to be logged once it is stored.
 """
-from errors import NotFound
+from errors import NotFound, did_you_mean
 from rules import (CANCELLED, CONDITIONS, ENDED, FAILED, NOT_STARTED, PHASES, RAN, RUNNING, SKIPPED,
                    SUCCEEDED, TIMED_OUT, WAITING)
 
@@ -75,7 +75,8 @@ class RunLife(Timed):
         return [task for task in self.tasks if task.topic == topic]
 
     def unknown(self, topic):
-        return NotFound(f"no task of run {self.id} waits on topic {topic!r}")
+        return NotFound(f"no task of run {self.id} waits on topic {topic!r}"
+                        + did_you_mean(topic, [task.topic for task in self.tasks]))
 
     def parts(self):
         """What has a deadline; the run first, as it wins over a task due at the same moment."""
@@ -85,7 +86,7 @@ class RunLife(Timed):
     def origin(self):
         """What started the run, in words, as far as it tells."""
         event, data = self.params.get("event"), self.params.get("data")
-        if event:
+        if self.trigger == "event":
             return f"an event {event['type']} from {event['source']}"
         ref = data.get("ref") if isinstance(data, dict) else None
         return f"a webhook for {ref}" if isinstance(ref, str) else "a webhook"

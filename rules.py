@@ -14,6 +14,7 @@ PHASES = {NOT_STARTED: "pending", WAITING: "running", RUNNING: "running",
           **dict.fromkeys(ENDED, "completed")}
 #: How a task must have ended for each execution condition of those that depend on it (4.5).
 CONDITIONS = {"success": {SUCCEEDED}, "failure": {FAILED, TIMED_OUT}, "always": ENDED}
+MISSING = object()  # in place of a value, as null is one
 
 
 class Delivery(NamedTuple):
@@ -22,6 +23,11 @@ class Delivery(NamedTuple):
     arrived: dict  # "data" and "event", as far as there are any
     key: str | None = None
     same_payload: bool = False  # a repeat must carry the payload of the first
+
+    @classmethod
+    def of_event(cls, event, key=None):
+        data = {"data": event["data"]} if "data" in event else {}
+        return cls("event", {"event": event, **data}, key)
 
     @property
     def subject(self):
@@ -43,23 +49,28 @@ def is_enabled(definition, trigger):
     return definition["triggers"].get(trigger, {}).get("enabled", True)
 
 
-def unmet(definition, delivery):
-    """The first condition of the delivery's trigger that does not hold, in words, or None."""
+def judged(definition, delivery):
+    """For each condition of the trigger: its words, whether it holds, the value found or MISSING.
+
+    The path to the value goes through objects only.
+    """
     params = delivery.params(definition["params"])
     for condition in definition["triggers"].get(delivery.trigger, {}).get("conditions", []):
-        if not holds(condition, params):
-            wanted = json.dumps(condition.get("value", condition.get("one_of")), ensure_ascii=False)
-            return f"condition not met: {condition['field']} {condition['operation']} {wanted}"
-    return None
+        value = params
+        for key in condition["field"].split("."):
+            value = value.get(key, MISSING) if isinstance(value, dict) else MISSING
+        wanted = json.dumps(condition.get("value", condition.get("one_of")), ensure_ascii=False)
+        yield (f"{condition['field']} {condition['operation']} {wanted}",
+               holds(condition, value), value)
 
 
-def holds(condition, params):
-    """Whether the condition holds; its path goes through objects only."""
-    value = params
-    for key in condition["field"].split("."):
-        if not isinstance(value, dict) or key not in value:
-            return False
-        value = value[key]
+def unmet(definition, delivery):
+    """The first condition of the delivery's trigger that does not hold, in words, or None."""
+    return next((f"condition not met: {words}" for words, met, _ in judged(definition, delivery)
+                 if not met), None)
+
+
+def holds(condition, value):
     if condition["operation"] == "matches":
         return isinstance(value, str) and bool(re.fullmatch(condition["value"], value))
     if condition["operation"] == "in":

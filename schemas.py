@@ -10,7 +10,10 @@ from marshmallow import (EXCLUDE, Schema, ValidationError, fields, post_dump, po
                          validate, validates_schema)
 
 TEN_YEARS = 5_256_000  # minutes
-fields.Field.default_error_messages["required"] = "is required"
+fields.Field.default_error_messages.update(required="is required", null="must not be null")
+for kind, wanted in ((fields.String, "a text"), (fields.Integer, "a whole number"),
+                     (fields.Boolean, "true or false"), (fields.List, "a list")):
+    kind.default_error_messages["invalid"] = f"must be {wanted}"
 
 
 def together(*loads):
@@ -122,6 +125,8 @@ class DeliveryHeaders(Schema):
 
 class Definition(Schema):
     """What the parts of a definition share: a null is no value, unknown keys are ignored."""
+    error_messages = {"type": "must be an object"}
+
     class Meta:
         unknown = EXCLUDE
 

@@ -29,6 +29,12 @@ def newest(workflow, status, limit, now):
     return runs
 
 
+def known(column, prefix=""):
+    """Workflows' names or runs' ids that begin so, the newest ones."""
+    newest = column.model.select(column).order_by(column.model._meta.primary_key.desc())
+    return [value for value, in newest.where(column.startswith(prefix)).limit(100).tuples()]
+
+
 def expire_overdue(now):
     """End what is overdue in all runs, one transaction a run; how many runs that touched."""
     touched = 0

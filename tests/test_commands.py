@@ -130,7 +130,7 @@ def test_runs_are_listed_in_a_table(define, start, ended, flask):
     head, *found = rows(flask("workflowrun", "list"))
     assert head[:2] == ["ID", "STATUS"]
     assert [row[:2] for row in found] == [[failed["id"], "failed"], [waits["id"], "running"]]
-    assert "2026-11-23 09:00" in found[0] and "release" in found[0]
+    assert "0s" in found[0] and "release" in found[0]
     assert {"nightly", "unit, topic two"} <= set(found[1])
 
 
