@@ -370,6 +370,8 @@ def test_the_file_has_the_statuses_of_the_code():
               if inspect.isclass(error) and issubclass(error, HTTPException)} - {None}
     known = {*answers.STATUS_CODES.values(), *answers.UNPROVED, *raised, 200}
     assert known == {status for _, _, status in RESPONSES} | {405}
+    to_strangers, = re.findall(r"is answered ([\d\s,or]+) only", SPEC["info"]["description"])
+    assert set(answers.UNPROVED) == set(map(int, re.findall(r"\d+", to_strangers)))
 
 
 def test_the_file_has_the_query_parameters_of_the_code():
