@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import time
 from functools import lru_cache
 from urllib.parse import parse_qs
@@ -77,10 +78,9 @@ def create_app(environ=os.environ, clock=utc_now):
     app = Flask(__name__, static_folder=None)
     try:
         settings = Settings().load(environ)
-        if "FLASK_RUN_FROM_CLI" in environ:  # the command prepares the database if it needs it
-            database.database.initialize(database.engine(settings["DATABASE_URL"], TABLES))
-        else:
-            database.connect(settings["DATABASE_URL"], TABLES)
+        database.database.initialize(database.engine(settings["DATABASE_URL"], TABLES))
+        if "FLASK_RUN_FROM_CLI" not in environ or "run" in sys.argv:
+            database.make_ready()  # a command does so itself, if it needs the database
     except ValidationError as error:
         raise Unusable("; ".join(f"{name}: {' '.join(messages)}"
                                  for name, messages in error.messages.items())) from error

@@ -3,6 +3,8 @@
 Each of the two has: prepare(), writing(), gently(), snapshot(), locking(), alone(), insert(),
 size(), backup(), is_missing(), renumber(), take_time().
 """
+import contextlib
+
 import peewee
 from peewee import (DatabaseProxy, InterfaceError, InternalError, Model, OperationalError,
                     Tuple)
@@ -64,17 +66,13 @@ class Statement:
         return [self.model.made(zip(self.names, row)) for row in rows]
 
 
-def connect(url, tables):
-    """Use the database that the URL names (as `playhouse.db_url` reads it).
+def make_ready():
+    """Make or check the tables of the database in use, unless it is only busy or away.
 
-    Raises ValueError when the URL cannot be used and Unusable when the database cannot; one that
-    is only busy or away is tried again at the first request.
+    Whoever needs it tries again, and says what is wrong. Raises Unusable.
     """
-    database.initialize(engine(url, tables))
-    try:
+    with contextlib.suppress(OperationalError, InterfaceError):
         database.prepare()
-    except (OperationalError, InterfaceError):
-        pass  # whoever needs it tries again, and says what is wrong
 
 
 def engine(url, tables):

@@ -215,11 +215,13 @@ class Task(Definition):
 
     @pre_load
     def take_topic(self, task, **kwargs):
-        params = task.get("params") if isinstance(task, dict) else None
+        if not isinstance(task, dict):
+            return task
+        params = task["params"] if isinstance(task.get("params"), list) else []
         topics = [param["value"] for param in params if isinstance(param, dict)
-                  and param.get("name") == "topic" and param.get("value") is not None
-                  ] if isinstance(params, list) else []
-        return {**task, "topic": topics[0]} if topics else task
+                  and param.get("name") == "topic" and param.get("value") is not None]
+        others = {key: value for key, value in task.items() if key != "topic"}
+        return {**others, "topic": topics[0]} if topics else others
 
     @validates_schema(skip_on_field_errors=False)
     def check_type_and_topic(self, task, **kwargs):

@@ -192,7 +192,7 @@ def test_a_mistake_is_named_by_its_field_and_nothing_is_stored(apply, stored, de
     [{"name": "topic", "value": 5}], [{"name": "topic", "value": "x" * 256}], {"topic": "a"},
 ], ids=["null", "none", "another", "no value", "empty", "null value", "number", "256", "object"])
 def test_a_task_without_a_topic_is_refused(apply, stored, params):
-    result = apply(release(wait_task("tests") | {"params": params}))
+    result = apply(release(wait_task("tests") | {"params": params, "topic": "tests"}))
     assert refuses(result) and "topic" in result.stderr
     assert stored() == []
 

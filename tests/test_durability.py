@@ -388,13 +388,14 @@ def a_folder(file, ours):
     file.mkdir()
 
 
-FLASK = [sys.executable, "-m", "flask", "workflow", "list"]
+FLASK = [sys.executable, "-m", "flask"]
+LIST, RUN = [*FLASK, "workflow", "list"], [*FLASK, "run", "--port", "0"]
 
 
 @pytest.mark.parametrize("make, command", [
     (truncated, GUNICORN), (cut_in_its_first_page, GUNICORN), (text, GUNICORN),
     (of_another_application, GUNICORN), (like_ours_of_another_application, GUNICORN),
-    (newer, GUNICORN), (a_folder, GUNICORN), (newer, FLASK), (text, FLASK)])
+    (newer, GUNICORN), (a_folder, GUNICORN), (newer, LIST), (text, LIST), (newer, RUN)])
 def test_a_file_that_is_not_ours_ends_the_start_and_stays(tmp_path, our_file, make, command):
     server = Server(tmp_path)
     make(server.database, our_file)
