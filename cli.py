@@ -269,12 +269,11 @@ def workflowrun_wait(id, timeout):
         raise click.BadParameter("nan is no number of seconds", click.get_current_context())
     deadline = None if timeout is None else time.monotonic() + timeout
     try:
-        while True:
-            run = WorkflowRun.find(id, now())
-            left = POLL_SECONDS if deadline is None else deadline - time.monotonic()
-            if run.status in ENDED or left <= 0:
-                break
+        while (run := WorkflowRun.find(id, now())).status not in ENDED:
             tell(f"waiting for {waits_for(run)}")
+            left = POLL_SECONDS if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                break
             time.sleep(min(POLL_SECONDS, left))
     finally:
         tell("")

@@ -198,7 +198,8 @@ def test_on_a_real_terminal_a_run_is_drawn_and_waiting_leaves_no_trace(release, 
     assert head.startswith(f"release {release['id']} running for ")
     assert tests.startswith("  ● tests: waiting for ") and curl.startswith("      curl -d ")
     seen = typed(environ, "workflowrun", "wait", release["id"], "--timeout", "0")
-    assert seen.startswith("\r\x1b[K{\n") and json.loads(seen.partition("\x1b[K")[2])
+    line, _, document = seen.rpartition("\r\x1b[K")
+    assert line.startswith("\r\x1b[Kwaiting for tests (") and json.loads(document)
     assert "\x1b" in typed({**environ, "NO_COLOR": ""}, "workflowrun", "list")
 
 
