@@ -1,13 +1,15 @@
 """Insert many runs directly: `python bench/fill.py DATABASE COUNT [waiting|ended]`.
 
 They are of the workflow in bench/workflow.json, with a payload of 1 KB and one task each. Ended
-runs have ids and delivery keys as random as in life, so that the indexes are as scattered; the id
-of the waiting run number i is `%032x` of i, so that a load client can compute it.
+runs have ids and delivery keys as in life, so that the indexes are as scattered; the id of the
+waiting run number i is `%032x` of i, so that a load client can compute it.
 """
 import secrets
 import sqlite3
 import sys
 import time
+
+from models import new_id
 
 BATCH = 10_000  # ended runs in a transaction: a larger one leaves a WAL as large as itself
 SECOND = 1000
@@ -31,7 +33,7 @@ def waiting(number):
 
 def ended(number, at):
     status = "failed" if number % 10 == 0 else "succeeded"
-    run = number, secrets.token_hex(16), secrets.token_hex(32), status, PAYLOAD, at - SECOND, at
+    run = number, new_id(at - SECOND), secrets.token_hex(32), status, PAYLOAD, at - SECOND, at
     return run, (number, secrets.token_hex(16), status, at - SECOND, at, status, "[]")
 
 

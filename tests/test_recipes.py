@@ -36,7 +36,7 @@ END = b"\x1e"
 #: What a terminal does not show: a line that was drawn over, and colours.
 HIDDEN = re.compile(r"[^\n]*\r\x1b\[K|\x1b\[[\d;]*m|\r(?=\n)")
 #: What differs each time, however a page shows it.
-VARIES = re.compile(r"""(?P<lines>^…\n) | (?P<some>…) | (?P<id>\b[0-9a-f]{32}\b)
+VARIES = re.compile(r"""(?P<lines>^…\n) | (?P<some>…) | (?P<id>\b[0-9a-v]{32}\b)
     | (?P<age>(?<=\ )\d+[smh]\ +)
     | (?P<field>(?:expires|signature)=)[\w-]+""", re.M | re.X)
 
@@ -64,7 +64,7 @@ class Shown:
             if part["id"] in new:
                 return f"(?P=id_{part['id']})"
             new.append(part["id"])
-            return f"(?P<id_{part['id']}>[0-9a-f]{{32}})"
+            return f"(?P<id_{part['id']}>[0-9a-v]{{32}})"
         if part["age"]:
             return r"\d+[smh] +"
         if part["field"]:

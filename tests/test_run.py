@@ -311,6 +311,14 @@ def test_durations_count_from_each_start_to_each_end(workflow, start, end, show,
     assert durations == [[1500, 1500, 0], [3000, 1500, 1500], [3000, 1500, 1500]]
 
 
+def test_an_id_sorts_after_those_of_earlier_seconds(workflow, start, clock):
+    name, ids = workflow(wait_task("tests")), []
+    for _ in range(9):
+        clock.advance(milliseconds=1000)
+        ids.append(start(name)["id"])
+    assert ids == sorted(ids)
+
+
 def test_a_new_run_looks_as_the_contract_has_it(workflow, start, show):
     run = start(workflow(wait_task("tests", timeout=60), wait_task("ship", tests="success"),
                          displayName="Release approval", timeout=1440), {"version": 1})

@@ -353,7 +353,7 @@ def test_a_mistyped_workflow_suggests_the_nearest(release, define, flask, comman
 def test_a_mistyped_run_suggests_the_nearest(release, start, flask, verb, exit_code):
     start("release")
     id = release["id"]
-    for typed in (id[:6], id[1:], f"{id[:16]}{id[17]}{id[16]}{id[18:]}x"):
+    for typed in (id[:12], id[1:], f"{id[:16]}{id[17]}{id[16]}{id[18:]}x"):
         result = flask("workflowrun", verb, typed)
         assert result.exit_code == exit_code and len(result.stderr.splitlines()) == 1
         assert result.stderr.endswith(f"; did you mean {id!r}?\n")
