@@ -1,12 +1,12 @@
 """gunicorn's settings for a small machine with two cores; `gunicorn wsgi:app` reads them itself."""
 import contextlib
-import ctypes
 import functools
 import os
 import select
 import socket
 import struct
 import time
+from array import array
 
 from gunicorn.glogging import Logger as GunicornLogger
 from gunicorn.workers.gthread import ThreadWorker
@@ -18,7 +18,7 @@ from security import Mask
 REQUEST_SECONDS = 20  # how long a request may take from its first byte to its answer
 SO_ATTACH_FILTER = 26  # Linux, <asm-generic/socket.h>
 #: A packet filter of four steps: drop a TCP segment whose SYN flag is set, let others through.
-NO_SYN = ctypes.create_string_buffer(struct.pack(
+NO_SYN = array("B", struct.pack(
     "=" + 4 * "HBBI", 0x30, 0, 0, 13, 0x45, 0, 1, 0x02, 0x06, 0, 0, 0, 0x06, 0, 0, 0xFFFFFFFF))
 
 
@@ -75,7 +75,7 @@ def close_last(listener, server):
     if os.getpid() == server.pid and not shared and listener.family != socket.AF_UNIX:
         with contextlib.suppress(OSError):  # not Linux
             listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER,
-                                struct.pack("HP", 4, ctypes.addressof(NO_SYN)))
+                                struct.pack("HP", 4, NO_SYN.buffer_info()[0]))
     type(listener).close(listener)
 
 
