@@ -13,6 +13,8 @@ run: .venv/run
 	@echo
 	@echo "  curl -d '{\"version\": \"1.2\"}' -H 'Content-Type: application/json'$${ACCESS_TOKENS:+ -H 'Authorization: Bearer TOKEN'} 'http://$(HOST):$(PORT)/api/v2/webhook?workflow=release'"
 	@echo
+	@echo "What comes next: README.md, 'Your first run'."
+	@echo
 	@exec $(BIN)/gunicorn wsgi:app
 
 test: .venv/dev

@@ -306,7 +306,8 @@ def workflowrun_link(id, topic, status, by, expires):
     if by is not None and not (by.isprintable() and 1 <= len(by) <= 255):
         raise click.BadParameter("must be 1 to 255 printable characters", param_hint="--by")
     if not settings["SECRET_KEY"]:
-        raise click.ClickException("set SECRET_KEY, here and for the service: it signs links")
+        raise click.ClickException("set SECRET_KEY, here and for the service, to a random text "
+                                   "such as `openssl rand -hex 32` prints: it signs links")
     run = WorkflowRun.find(id, now())
     if not run.tasks_on(topic):
         raise run.unknown(topic)
@@ -390,7 +391,7 @@ def status(as_json):
                  "version": __version__, "runs": runs, "overdue": overdue,
                  "waiting": {age: sum(low <= now() - start < high for start in waiting)
                              for age, (low, high) in AGES.items()},
-                 "oldest": oldest and {"id": oldest.id, "age": in_words(now() - oldest.start_time)}}
+                 "oldest": oldest and {"age": in_words(now() - oldest.start_time), "id": oldest.id}}
     except (DatabaseError, *database.UNAVAILABLE) as error:
         facts = {"database": f"cannot be used: {one_line(error)}"}
     print_json(facts) if as_json else click.echo(report(facts, columns()))

@@ -106,9 +106,9 @@ def listing(runs, width=None):
 
 
 def report(facts, width=None):
-    """A table of facts by name."""
+    """A table of facts by name; of several numbers those that are none are left out."""
     return table(["WHAT", "STATE"], [
-        [name, ", ".join(f"{key} {part}" for key, part in value.items())
+        [name, (", ".join(f"{key} {part}" for key, part in value.items() if part) or "none")
          if isinstance(value, dict) else value if value is not None else "none"]
         for name, value in facts.items()], width)
 
