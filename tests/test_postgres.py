@@ -278,7 +278,8 @@ def test_a_deletion_among_racing_starts_leaves_no_stray_run(machines, mark, task
 
     def start(name):
         answer = machines[int(name.partition("-")[0]) % 2].webhook(mark, {"mark": mark})
-        assert answer.status in (200, 404), answer.text
+        # 503: on a busy machine the deletion may hold the workflow longer than a start waits.
+        assert answer.status in (200, 404, 503), answer.text
         return answer.status, json.loads(answer.text).get("id")
 
     with Load(start, clients=4) as load:
