@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 import click
 
 from rules import (CANCELLED, FAILED, MISSING, NOT_STARTED, RUNNING, SKIPPED, SUCCEEDED, TIMED_OUT,
-                   WAITING, is_enabled, judged)
+                   WAITING, is_enabled, judged, shown)
 
 AGES = {"under an hour": (-math.inf, 3.6e6), "under a day": (3.6e6, 8.64e7),
         "under a week": (8.64e7, 6.048e8), "a week or more": (6.048e8, math.inf)}
@@ -117,9 +117,10 @@ def trial(definition, delivery):
     """Whether the delivery would start a run of the workflow, and the text that says why."""
     starts = is_enabled(definition, delivery.trigger)
     lines = [f"the {delivery.trigger} trigger is {'on' if starts else 'off'}"]
-    for words, met, value in judged(definition, delivery):
+    for condition, met, value in judged(definition, delivery):
         found = "missing" if value is MISSING else json.dumps(value, ensure_ascii=False)
-        lines.append(plain(f"{'holds' if met else 'does not hold'}: {words}; found {found}"))
+        verdict = "holds" if met else "does not hold"
+        lines.append(plain(f"{verdict}: {shown(condition)}; found {found}"))
         starts = starts and met
     if starts and "secret_env" in definition:
         lines.append(f"its sender must sign it with {definition['secret_env']}")

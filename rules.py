@@ -50,7 +50,7 @@ def is_enabled(definition, trigger):
 
 
 def judged(definition, delivery):
-    """For each condition of the trigger: its words, whether it holds, the value found or MISSING.
+    """For each condition of the trigger: itself, whether it holds, the value found or MISSING.
 
     The path to the value goes through objects only.
     """
@@ -59,15 +59,18 @@ def judged(definition, delivery):
         value = params
         for key in condition["field"].split("."):
             value = value.get(key, MISSING) if isinstance(value, dict) else MISSING
-        wanted = json.dumps(condition.get("value", condition.get("one_of")), ensure_ascii=False)
-        yield (f"{condition['field']} {condition['operation']} {wanted}",
-               holds(condition, value), value)
+        yield condition, holds(condition, value), value
 
 
 def unmet(definition, delivery):
     """The first condition of the delivery's trigger that does not hold, in words, or None."""
-    return next((f"condition not met: {words}" for words, met, _ in judged(definition, delivery)
-                 if not met), None)
+    return next((f"condition not met: {shown(condition)}"
+                 for condition, met, _ in judged(definition, delivery) if not met), None)
+
+
+def shown(condition):
+    wanted = json.dumps(condition.get("value", condition.get("one_of")), ensure_ascii=False)
+    return f"{condition['field']} {condition['operation']} {wanted}"
 
 
 def holds(condition, value):

@@ -245,7 +245,7 @@ class Load:
                 return
             try:
                 self.done.append(self.step(f"{client}-{number}"))
-            except Exception as error:
+            except Exception as error:  # a thread's own would be lost: whoever waits looks here
                 self.errors.append(error)
                 return
 

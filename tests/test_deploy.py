@@ -381,16 +381,22 @@ def test_nginx_takes_the_site_as_it_is(tmp_path):
     assert "successful" in run(*site(tmp_path, {}), "-t")
 
 
-@needs_nginx
-@pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl here to make a certificate")
-def test_with_its_tls_lines_on_the_site_speaks_tls_only(service, tmp_path):
-    key, certificate, port = tmp_path / "key.pem", tmp_path / "cert.pem", free_port()
+def with_tls(folder):
+    """A new certificate, a free port, and what turns the site's TLS lines on with both."""
+    key, certificate, port = folder / "key.pem", folder / "cert.pem", free_port()
     run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
         "-subj", f"/CN={NAME}", "-addext", f"subjectAltName=DNS:{NAME}", "-keyout", key,
         "-out", certificate)
     live = f"/etc/letsencrypt/live/{NAME}"
-    tls = {"#tls ": "", f"{live}/fullchain.pem": str(certificate), f"{live}/privkey.pem": str(key),
-           "listen 443": f"listen 127.0.0.1:{port}", "listen [::]:443 ssl http2;": ""}
+    return certificate, port, {
+        "#tls ": "", f"{live}/fullchain.pem": str(certificate), f"{live}/privkey.pem": str(key),
+        "listen 443": f"listen 127.0.0.1:{port}", "listen [::]:443 ssl http2;": ""}
+
+
+@needs_nginx
+@pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl here to make a certificate")
+def test_with_its_tls_lines_on_the_site_speaks_tls_only(service, tmp_path):
+    certificate, port, tls = with_tls(tmp_path)
     with Nginx(tmp_path, service.port, **tls) as nginx:
         plain = post(nginx, "/api/v2/webhook?workflow=release", {})
         location = f"https://{NAME}/api/v2/webhook?workflow=release"

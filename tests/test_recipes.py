@@ -20,9 +20,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from server import PROJECT, Server, free_port, kill, processes
+from server import PROJECT, Server, kill, processes
 from slack_sdk.models.blocks import Block
-from test_deploy import NAME, NGINX, Nginx, run
+from test_deploy import NAME, NGINX, Nginx, with_tls
 
 MISSING = [program for program in ("bash", "curl", "openssl") if not shutil.which(program)]
 pytestmark = [pytest.mark.server,
@@ -339,15 +339,9 @@ def test_slack(recipe, incoming_webhook):
 
 def nginx_with_tls(page):
     """nginx with the shipped site, its TLS lines on, before the page's service."""
-    folder, port = page.folder / "nginx", free_port()
+    folder = page.folder / "nginx"
     folder.mkdir()
-    key, certificate = folder / "key.pem", folder / "cert.pem"
-    run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-        "-subj", f"/CN={NAME}", "-addext", f"subjectAltName=DNS:{NAME}", "-keyout", key,
-        "-out", certificate)
-    live = f"/etc/letsencrypt/live/{NAME}"
-    tls = {"#tls ": "", f"{live}/fullchain.pem": str(certificate), f"{live}/privkey.pem": str(key),
-           "listen 443": f"listen 127.0.0.1:{port}", "listen [::]:443 ssl http2;": ""}
+    certificate, port, tls = with_tls(folder)
     nginx = Nginx(folder, page.service.port, **tls)
     page.lead(NAME, 80, nginx.port)
     page.lead(NAME, 443, port)
