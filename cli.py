@@ -1,10 +1,8 @@
 """`flask workflow …` and `flask workflowrun …`: how people operate the service."""
 import contextlib
-import json
 import logging
 import os
 import re
-import shutil
 import sys
 import time
 
@@ -12,24 +10,25 @@ import click
 from flask import current_app
 from flask.cli import AppGroup, with_appcontext
 from marshmallow import ValidationError
-from peewee import DatabaseError
 
-import database
-import security
+import storage
 import upkeep
-from drawing import (AGES, SECONDS, callback_url, graph, lines_of, listing, report, table, tree,
-                     trial, waits_for)
-from errors import Conflict, NotFound, Refused, Unusable, did_you_mean, one_line
-from events import CLOUD_EVENT
-from models import TABLES, Workflow, WorkflowRun
-from rules import ENDED, RUNNING, SUCCEEDED, Delivery, in_words
-from schemas import STATUSES, WorkflowDefinition, WorkflowRunSchema
-from strictjson import parse_json, parse_object
+from models import STEPS, TABLES, Workflow, WorkflowRun
+from runs.conditions import Delivery
+from runs.refusals import Conflict, NotFound, Refused, Unusable, did_you_mean, one_line
+from runs.strictjson import parse_json, parse_object
+from runs.words import ANSWERS, ENDED, RUN_STATUSES, SUCCEEDED, WEBHOOK, in_words
+from schemas import WorkflowDefinition, dump_run
+from storage.copy import copy
+from terminal import (SECONDS, callback_url, columns, graph, lines_of, listing, print_json, report,
+                      table, tell, tree, trial, waits_for)
+from web.cloudevents import CLOUD_EVENT
+from web.signatures import sign_link
 
 __version__ = "1.0.0"  # setup.cfg takes it from here
 log = logging.getLogger("signalbox")
 
-DEFINITION, WORKFLOW_RUN = WorkflowDefinition(), WorkflowRunSchema()
+DEFINITION = WorkflowDefinition()
 POLL_SECONDS = 0.2
 
 
@@ -37,12 +36,12 @@ class Command(click.Command):
     """A command that uses the database, and says what a mistyped name may have meant."""
 
     def invoke(self, ctx):
-        database.database.prepare()
+        storage.database.prepare()
         try:
             return super().invoke(ctx)
         except NotFound as error:
-            typed = ctx.params.get("id") or ctx.params.get("name", "")
-            column = WorkflowRun.id if ctx.params.get("id") else Workflow.name
+            typed = ctx.params.get("run_id") or ctx.params.get("name", "")
+            column = WorkflowRun.id if ctx.params.get("run_id") else Workflow.name
             near = did_you_mean(typed, upkeep.known(column, typed) + upkeep.known(column))
             refusal = click.ClickException(f"{error}{near}")
             refusal.exit_code = 2 if self.name == "wait" else 1
@@ -64,7 +63,7 @@ class Group(AppGroup):
             raise click.ClickException(str(error)) from error
         except ValidationError as error:
             raise click.ClickException("; ".join(lines_of(error.normalized_messages()))) from error
-        except (DatabaseError, *database.UNAVAILABLE) as error:
+        except storage.BROKEN as error:
             raise click.ClickException(
                 f"the database cannot be used now: {one_line(error)}") from error
 
@@ -84,33 +83,19 @@ def now():
     return current_app.config["CLOCK"]()
 
 
-def print_json(value):
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def columns(stream=None):
-    """The terminal's width; None when the output goes elsewhere."""
-    return shutil.get_terminal_size().columns if (stream or sys.stdout).isatty() else None
-
-
-def tell(text):
-    """Put a line on standard error in place of the one before, if a person looks on."""
-    if width := columns(sys.stderr):
-        print(f"\r\033[K{text[:width - 1]}", end="", file=sys.stderr, flush=True)
-
-
 def completing(column):
     """Completes a name or id in the shell; nothing while the database is away."""
     def complete(ctx, param, incomplete):
-        with contextlib.suppress(DatabaseError, *database.UNAVAILABLE):
-            database.database.prepare()
+        with contextlib.suppress(*storage.BROKEN):
+            storage.database.prepare()
             return upkeep.known(column, incomplete)
         return []
     return complete
 
 
 name_argument = click.argument("name", shell_complete=completing(Workflow.name))
-id_argument = click.argument("id", shell_complete=completing(WorkflowRun.id))
+run_argument = click.argument("run_id", metavar="ID",
+                              shell_complete=completing(WorkflowRun.id))
 
 
 @click.group(cls=Group)
@@ -179,14 +164,14 @@ def workflow_list(as_json):
 @workflow.command("show")
 @name_argument
 @click.option("--graph", "as_graph", is_flag=True, help="A Mermaid flowchart of its tasks instead.")
-@click.option("--run", "id", metavar="ID", shell_complete=completing(WorkflowRun.id),
+@click.option("--run", "run_id", metavar="ID", shell_complete=completing(WorkflowRun.id),
               help="The flowchart of this run, with its tasks' states.")
-def workflow_show(name, as_graph, id):
+def workflow_show(name, as_graph, run_id):
     """Print a workflow's definition, ready to be changed and applied again."""
-    if id:
-        run = WorkflowRun.find(id, now())
+    if run_id:
+        run = WorkflowRun.find(run_id, now())
         if run.workflow_ref != name:
-            raise Conflict(f"run {id} is one of workflow {run.workflow_ref}; name that one")
+            raise Conflict(f"run {run_id} is one of workflow {run.workflow_ref}; name that one")
         return click.echo(graph([{"name": task.name, "dependencies": task.dependencies,
                                   "status": task.status} for task in run.tasks]))
     content = Workflow.named(name).content
@@ -206,7 +191,7 @@ def workflow_try(name, file, is_event):
     content = Workflow.named(name).content
     payload = parse_object(file.read(), "file")
     delivery = (Delivery.of_event(CLOUD_EVENT.load(payload)) if is_event
-                else Delivery("webhook", {"data": payload}))
+                else Delivery(WEBHOOK, {"data": payload}))
     starts, why = trial(content, delivery)
     click.echo(why)
     sys.exit(0 if starts else 1)
@@ -229,7 +214,7 @@ def workflowrun():
 @workflowrun.command("list")
 @click.option("--workflow", "workflow_ref", metavar="NAME", help="Only runs of this workflow.",
               shell_complete=completing(Workflow.name))
-@click.option("--status", metavar="S", type=click.Choice([RUNNING, *sorted(ENDED - {"skipped"})]),
+@click.option("--status", metavar="S", type=click.Choice(RUN_STATUSES),
               help="Only runs with this status.")
 @click.option("--limit", metavar="N", type=click.IntRange(1, 1_000_000), default=20,
               show_default=True, help="How many at most.")
@@ -238,28 +223,28 @@ def workflowrun_list(workflow_ref, status, limit, as_json):
     """Show runs, the newest first."""
     runs = upkeep.newest(workflow_ref, status, limit, now())
     if as_json:
-        return print_json(WORKFLOW_RUN.dump(runs, many=True))
+        return print_json([dump_run(run) for run in runs])
     if not runs:
         return click.echo("no such runs" + did_you_mean(workflow_ref, upkeep.known(Workflow.name)))
     click.echo(listing(runs, columns()))
 
 
 @workflowrun.command("show")
-@id_argument
+@run_argument
 @click.option("--json", "as_json", is_flag=True, help="The WorkflowRun, on a terminal too.")
-def workflowrun_show(id, as_json):
+def workflowrun_show(run_id, as_json):
     """Draw a run and what it waits for; where no person looks on, print it as JSON."""
-    run = WorkflowRun.find(id, now())
+    run = WorkflowRun.find(run_id, now())
     if as_json or not columns():
-        return print_json(WORKFLOW_RUN.dump(run))
+        return print_json(dump_run(run))
     click.echo(tree(run, current_app.config["SETTINGS"]))
 
 
 @workflowrun.command("wait")
-@id_argument
+@run_argument
 @click.option("--timeout", metavar="SECONDS", type=click.FloatRange(0, 1e9),
               help="Stop waiting after this long.")
-def workflowrun_wait(id, timeout):
+def workflowrun_wait(run_id, timeout):
     """Wait until a run ends, and print it.
 
     Exit code: 0 it succeeded, 1 it ended otherwise, 124 it still runs at the timeout, 2 there is no
@@ -269,7 +254,7 @@ def workflowrun_wait(id, timeout):
         raise click.BadParameter("nan is no number of seconds", click.get_current_context())
     deadline = None if timeout is None else time.monotonic() + timeout
     try:
-        while (run := WorkflowRun.find(id, now())).status not in ENDED:
+        while (run := WorkflowRun.find(run_id, now())).status not in ENDED:
             tell(f"waiting for {waits_for(run)}")
             left = POLL_SECONDS if deadline is None else deadline - time.monotonic()
             if left <= 0:
@@ -277,27 +262,27 @@ def workflowrun_wait(id, timeout):
             time.sleep(min(POLL_SECONDS, left))
     finally:
         tell("")
-    print_json(WORKFLOW_RUN.dump(run))
+    print_json(dump_run(run))
     sys.exit(0 if run.status == SUCCEEDED else 1 if run.status in ENDED else 124)
 
 
 @workflowrun.command("cancel")
-@id_argument
-def workflowrun_cancel(id):
+@run_argument
+def workflowrun_cancel(run_id):
     """End a run and its open tasks as cancelled."""
-    WorkflowRun.cancel(id, now())
-    click.echo(f"cancelled {id}")
+    WorkflowRun.cancel(run_id, now())
+    click.echo(f"cancelled {run_id}")
 
 
 @workflowrun.command("link")
-@id_argument
+@run_argument
 @click.option("--topic", metavar="T", required=True, help="What the link resolves.")
-@click.option("--status", metavar="S", type=click.Choice(STATUSES, case_sensitive=False),
+@click.option("--status", metavar="S", type=click.Choice(ANSWERS, case_sensitive=False),
               help="succeeded or failed; left out, the page asks.")
 @click.option("--by", metavar="NAME", help="Whom the link is for; recorded with the answer.")
 @click.option("--expires", metavar="DURATION", type=Duration(), default="7d", show_default=True,
               help="How long the link works.")
-def workflowrun_link(id, topic, status, by, expires):
+def workflowrun_link(run_id, topic, status, by, expires):
     """Print a signed link that lets a person resolve a topic, for an e-mail.
 
     Opening it shows a page and changes nothing; its button resolves the topic. Needs SECRET_KEY.
@@ -308,20 +293,21 @@ def workflowrun_link(id, topic, status, by, expires):
     if not settings["SECRET_KEY"]:
         raise click.ClickException("set SECRET_KEY, here and for the service, to a random text "
                                    "such as `openssl rand -hex 32` prints: it signs links")
-    run = WorkflowRun.find(id, now())
-    if not run.tasks_on(topic):
-        raise run.unknown(topic)
-    link = {"workflowrun": id, "topic": topic, "status": status, "by": by,
+    WorkflowRun.find(run_id, now()).tasks_on(topic)  # raises NotFound
+    link = {"workflowrun": run_id, "topic": topic, "status": status, "by": by,
             "expires": str(now() // 1000 + expires)}
     link = {name: value for name, value in link.items() if value is not None}
-    link["signature"] = security.sign_link(settings["SECRET_KEY"], link)
+    link["signature"] = sign_link(settings["SECRET_KEY"], link)
     click.echo(callback_url(settings, link))
 
 
 @workflowrun.command("expire")
-def workflowrun_expire():
+@click.option("--ahead", metavar="DURATION", type=Duration(), default="0s",
+              help="As if so much time had passed, for tests of timeouts: 2h.")
+def workflowrun_expire(ahead):
     """Time out what is overdue, in every run (for cron or a systemd timer)."""
-    click.echo(f"runs with something overdue: {upkeep.expire_overdue(now())}")
+    touched = upkeep.expire_overdue(now() + ahead * 1000)
+    click.echo(f"runs with something overdue: {touched}")
 
 
 @workflowrun.command("purge")
@@ -346,7 +332,7 @@ def db():
 @click.argument("file", type=click.Path(dir_okay=False))
 def db_backup(file):
     """Copy the database to a new file, as of now, while the service goes on."""
-    database.database.backup(file)
+    storage.database.backup(file)
     click.echo(f"saved {file}; to restore it, stop the service, remove the database with its -wal "
                "and -shm files, and put this in its place")
 
@@ -360,9 +346,10 @@ def db_copy(source, target):
     Stop the service first, or what arrives meanwhile stays behind.
     """
     try:
-        engines = [database.engine(url, TABLES) for url in (source, target)]
+        databases = [storage.open_database(url, TABLES, STEPS, unhurried=True)
+                     for url in (source, target)]
         counts = {}
-        for name, count in database.copy(*engines):
+        for name, count in copy(*databases):
             counts[name] = count
             tell(f"{name}: {count} rows …")
     except (ValueError, TypeError) as error:
@@ -381,18 +368,20 @@ def status(as_json):
     The write is a probe: a transaction that is rolled back.
     """
     try:
-        engine = database.database
-        engine.prepare()
+        storage.database.prepare()
         runs, waiting, overdue, oldest = upkeep.overview(now())
         began = time.perf_counter()
         upkeep.probe()
-        facts = {"database": "ok", "bytes": engine.size(), "schema": engine.schema_version,
+        facts = {"database": "ok", "bytes": storage.database.size(),
+                 "schema": storage.database.newest_version,
                  "milliseconds to write": round((time.perf_counter() - began) * 1000, 1),
                  "version": __version__, "runs": runs, "overdue": overdue,
-                 "waiting": {age: sum(low <= now() - start < high for start in waiting)
-                             for age, (low, high) in AGES.items()},
+                 "waiting": waiting,
                  "oldest": oldest and {"age": in_words(now() - oldest.start_time), "id": oldest.id}}
-    except (DatabaseError, *database.UNAVAILABLE) as error:
+    except storage.BROKEN as error:
         facts = {"database": f"cannot be used: {one_line(error)}"}
     print_json(facts) if as_json else click.echo(report(facts, columns()))
     sys.exit(0 if facts["database"] == "ok" else 1)
+
+
+COMMANDS = (workflow, workflowrun, db, status)

@@ -2,7 +2,6 @@
 
 Times are milliseconds since 1970 (UTC) and always come in as `now`; nothing here reads a clock.
 """
-import base64
 import contextlib
 import json
 import logging
@@ -12,12 +11,13 @@ from functools import lru_cache
 from peewee import (AutoField, BigIntegerField, BooleanField, CharField, CompositeKey,
                     ForeignKeyField, IntegerField, OperationalError, TextField)
 
-from database import Statement, Table, database
-from errors import Ambiguous, ConditionsNotMet, Conflict, NotFound, PayloadDiffers, TriggerDisabled
-from life import RunLife, TaskLife
-from rules import (CANCELLED, ENDED, FAILED, NOT_STARTED, RUNNING, SUCCEEDED, WAITING, is_enabled,
-                   unmet)
-from strictjson import same_json
+from runs.conditions import is_enabled, unmet
+from runs.life import RunLife, TaskLife, new_id
+from runs.refusals import (Ambiguous, ConditionsNotMet, Conflict, NotFound, PayloadDiffers,
+                           TriggerDisabled)
+from runs.strictjson import same_json
+from runs.words import CANCELLED, ENDED, FAILED, NOT_STARTED, RUNNING, SUCCEEDED, WAITING
+from storage import Statement, Table, database, parameter
 
 log = logging.getLogger("signalbox")
 
@@ -26,16 +26,6 @@ log = logging.getLogger("signalbox")
 def parsed(text):
     """The value of stored JSON. Shared between callers, so never changed."""
     return json.loads(text)
-
-
-def new_id(now):
-    """An id that nobody can guess (125 random bits) and that sorts after those of earlier seconds.
-
-    So the index grows at its end: scattered ids made a start among a million runs 1.17 times as
-    dear as among a thousand (in-process), these 1.01.
-    """
-    number = now // 1000 << 125 | secrets.randbits(125)
-    return base64.b32hexencode(number.to_bytes(20)).decode().lower()
 
 
 class Workflow(Table):
@@ -51,7 +41,7 @@ class Workflow(Table):
     @classmethod
     def known(cls, name):
         """The workflow of that name, or None."""
-        return next(iter(WORKFLOW_BY_NAME.fetch(name)), None)
+        return next(iter(WORKFLOW_BY_NAME.fetch(name=name)), None)
 
     @classmethod
     def named(cls, name):
@@ -61,8 +51,9 @@ class Workflow(Table):
         raise NotFound(f"no workflow is named {name!r}; `flask workflow list` shows all")
 
     def is_current(self):
-        stored = WORKFLOW_TO_START.run(self.name).fetchone()
-        return stored == (self.id, self.name, self.version, self.definition)
+        """Whether it is stored as it is here; it stays so until the transaction ends."""
+        return [stored.__data__ for stored in WORKFLOW_TO_START.fetch(name=self.name)] == [
+            self.__data__]
 
     @classmethod
     def choose(cls, delivery):
@@ -100,7 +91,7 @@ class Workflow(Table):
         """Store all definitions or none; (name, version, "created"|"updated"|"unchanged") each."""
         outcome = []
         with database.writing():
-            database.alone()
+            database.exclusive()
             for content in definitions:
                 workflow = cls.get_or_none(cls.name == content["name"])
                 if workflow is None:
@@ -146,8 +137,8 @@ class WorkflowRun(RunLife, Table):
         deleted meanwhile.
         """
         while True:
-            if first := cls.first_of(workflow, delivery):
-                return cls.find(first.id, now)
+            if first := cls.first_of(workflow, delivery, now):
+                return first
             if not is_enabled(workflow.content, delivery.trigger):
                 raise TriggerDisabled(f"the {delivery.trigger} trigger of workflow {workflow.name} "
                                       "is switched off in its definition")
@@ -165,7 +156,7 @@ class WorkflowRun(RunLife, Table):
                 raise OperationalError("the workflow's secret changed while a request came in")
 
     @classmethod
-    def resolve(cls, id, topic, status, results, now):
+    def resolve(cls, workflowrun, topic, status, results, now):
         """End every task of the run that waits on the topic; those not started yet remember it.
 
         Raises NotFound for an unknown run or topic, Conflict when every task has ended otherwise.
@@ -173,47 +164,51 @@ class WorkflowRun(RunLife, Table):
         text = json.dumps(results)
         said = "".join(f" {result['name']}={result['value']!r}" for result in results
                        if result["name"] != "data")
-        with cls.changing(id, now) as run:
-            tasks = run.tasks_on(topic)
-            for task in tasks:
-                if task.outcome is None:
+        with cls.changing(workflowrun, now) as run:
+            for task in run.tasks:
+                if task.topic == topic and task.outcome is None:
                     task.take_callback(status, text, said, now)
-        if not tasks:
-            raise run.unknown(topic)
+        tasks = run.tasks_on(topic)
         if all(task.outcome != status for task in tasks):
             ends = ", ".join(f"{task.name} {task.outcome}" for task in tasks)
-            raise Conflict(f"topic {topic!r} of run {id} has ended already: {ends}")
+            raise Conflict(f"topic {topic!r} of run {run.id} has ended already: {ends}")
 
     @classmethod
-    def cancel(cls, id, now):
+    def cancel(cls, workflowrun, now):
         """End the run and its open tasks as cancelled. Raises NotFound, Conflict."""
-        with cls.changing(id, now) as run:
+        with cls.changing(workflowrun, now) as run:
             has_ended = run.status in ENDED
             if not has_ended:
                 run.stop(CANCELLED, "cancelled by hand", now)
         if has_ended:
-            raise Conflict(f"run {id} has ended already: {run.status}")
+            raise Conflict(f"run {run.id} has ended already: {run.status}")
 
     @classmethod
-    def find(cls, id, now):
-        """The run as it stands now, after what is overdue has ended. Raises NotFound."""
+    def expire_overdue(cls, workflowrun, now):
+        """End what is overdue in the run. Raises NotFound."""
+        with cls.changing(workflowrun, now):
+            pass
+
+    @classmethod
+    def find(cls, workflowrun, now):
+        """The run as it would stand if what is overdue ended now; nothing is stored.
+
+        Raises NotFound.
+        """
         with database.snapshot():
-            run = cls.loaded(id)
-        if run.due is not None and run.due <= now:
-            with cls.changing(id, now) as run:
-                pass
-        run.as_of = now
+            run = cls.loaded(workflowrun, now)
+        run.expire(now)
         return run
 
     @classmethod
     @contextlib.contextmanager
-    def changing(cls, id, now):
+    def changing(cls, workflowrun, now):
         """The run in a transaction: what is overdue has ended; what changes is stored, then told.
 
         Whoever refuses does so afterwards, so that the timeouts noticed here stay.
         """
         with database.writing():
-            run = cls.loaded(id, to_change=True)
+            run = cls.loaded(workflowrun, now, to_change=True)
             run.expire(now)
             yield run
             run.advance(now)
@@ -221,68 +216,65 @@ class WorkflowRun(RunLife, Table):
         run.tell()
 
     @classmethod
-    def first_of(cls, workflow, delivery):
+    def first_of(cls, workflow, delivery, now):
         """The run that the same delivery started before, or None. Raises PayloadDiffers."""
         if delivery.key is None:
             return None
-        for first in FIRST_OF_DELIVERY.fetch(delivery.key, workflow.name):
+        for first in FIRST_OF_DELIVERY.fetch(delivery_key=delivery.key, workflow_ref=workflow.name):
             if delivery.same_payload and not same_json(first.params["data"],
                                                        delivery.arrived["data"]):
                 raise PayloadDiffers(f"this Idempotency-Key came with another payload in run "
                                      f"{first.id}; use a new key for a new payload")
-            return first
+            with contextlib.suppress(NotFound):  # it was purged meanwhile
+                return cls.find(first.id, now)
 
     @classmethod
     def planned(cls, workflow, delivery, routed, now):
         """A new run with its tasks, not stored yet: those without dependencies wait already."""
         content = workflow.content
-        run = cls.made({
-            "id": new_id(now), "workflow_ref": workflow.name,
+        run = cls.from_row({
+            **dict.fromkeys(cls._meta.sorted_field_names), "id": new_id(now), "workflow_ref": workflow.name,
             "workflow_display_name": content.get("display_name"),
             "workflow_version": workflow.version, "trigger": delivery.trigger, "routed": routed,
             "delivery_key": delivery.key, "status": RUNNING, "timeout": content.get("timeout"),
             "params_json": json.dumps(delivery.params(content["params"])), "start_time": now})
-        run.adopt([TaskRun.made({
-            "position": position, "id": secrets.token_hex(16), "name": task["name"],
-            "topic": task["topic"], "status": NOT_STARTED, "timeout": task.get("timeout"),
+        run.adopt([TaskRun.from_row({
+            **dict.fromkeys(TaskRun._meta.sorted_field_names), "position": position,
+            "id": secrets.token_hex(16), "name": task["name"], "topic": task["topic"],
+            "status": NOT_STARTED, "timeout": task.get("timeout"),
             "dependencies_json": json.dumps(task["dependencies"])})
-            for position, task in enumerate(content["tasks"])])
+            for position, task in enumerate(content["tasks"])], now)
+        run.to_consider.extend(run.tasks)
         run.advance(now)
         waiting = [task.topic for task in run.tasks if task.status == WAITING]
         run.story = [f"run started workflow={run.workflow_ref} version={run.workflow_version} "
                      f"trigger={run.trigger} topics={waiting!r}", *run.story[len(waiting):]]
-        run.as_of = now
         return run
 
     @classmethod
-    def loaded(cls, id, to_change=False):
+    def loaded(cls, workflowrun, now, to_change=False):
         """The stored run with its tasks; to change it, its row is locked. Raises NotFound."""
-        for run in (RUN_TO_CHANGE if to_change else RUN_BY_ID).fetch(id):
-            run.adopt(TASKS_OF_RUN.fetch(run.number))
+        for run in (RUN_TO_CHANGE if to_change else RUN_BY_ID).fetch(id=workflowrun):
+            run.adopt(TASKS_OF_RUN.fetch(workflow_run=run.number), now)
             return run
-        raise NotFound(f"no run has the id {id!r}; `flask workflowrun list` shows the runs")
-
-    def adopt(self, tasks):
-        self.tasks, self.story = tasks, []
-        for part in self.parts():
-            part.run = self
+        raise NotFound(f"no run has the id {workflowrun!r}; `flask workflowrun list` shows the "
+                       "runs")
 
     def store(self):
         """Insert the new run and its tasks; False when the same delivery has started one before."""
-        self.number = database.insert(INSERT_RUN.built(), [*map(self.__data__.get, RUN_COLUMNS)])
+        self.number = database.insert(*INSERT_RUN.bound(self.__data__))
         if self.number:
-            INSERT_TASK.run_many([(self.number, *map(task.__data__.get, TASK_COLUMNS))
-                                  for task in self.tasks])
+            for task in self.tasks:
+                task.workflow_run = self.number
+                INSERT_TASK.run(task.__data__)
         return bool(self.number)
 
     def save_changes(self):
         if self.is_dirty():
-            UPDATE_RUN.run(self.status, self.status_message, self.end_time, self.due, self.number)
+            UPDATE_RUN.run(self.__data__)
         for task in self.tasks:
             if task.is_dirty():
-                UPDATE_TASK.run(task.status, task.status_message, task.start_time, task.end_time,
-                                task.callback_status, task.callback_results,
-                                self.number, task.position)
+                UPDATE_TASK.run(task.__data__)
 
     def tell(self):
         """Log what changed, a line each, once it is committed."""
@@ -294,10 +286,12 @@ class WorkflowRun(RunLife, Table):
         return json.loads(self.params_json)
 
 
+BY_WORKFLOW_AND_STATUS = WorkflowRun.index(
+    WorkflowRun.workflow_ref, WorkflowRun.status, WorkflowRun.number)
 WorkflowRun.add_index(WorkflowRun.delivery_key, WorkflowRun.workflow_ref, unique=True,
                       where=WorkflowRun.delivery_key.is_null(False))
 WorkflowRun.add_index(WorkflowRun.workflow_ref, WorkflowRun.number)
-WorkflowRun.add_index(WorkflowRun.workflow_ref, WorkflowRun.status, WorkflowRun.number)  # schema 2
+WorkflowRun.add_index(BY_WORKFLOW_AND_STATUS)
 WorkflowRun.add_index(WorkflowRun.status, WorkflowRun.number)
 WorkflowRun.add_index(WorkflowRun.due, where=WorkflowRun.due.is_null(False))
 WorkflowRun.add_index(WorkflowRun.end_time, where=WorkflowRun.end_time.is_null(False))
@@ -337,26 +331,37 @@ class TaskRun(TaskLife, Table):
         return self.answer if self.status in (SUCCEEDED, FAILED) else []
 
 
-# What every request runs, with a value in place of each parameter.
-WORKFLOW_BY_NAME = Statement(lambda: Workflow.select().where(Workflow.name == ""))
+# What every request runs, with parameters that take their values from a row's columns.
+def columns(model, *names):
+    """Each of these columns, all but a number that the database gives if none are named, and the
+    parameter of its name."""
+    chosen = names or [name for name in model._meta.sorted_field_names if name != "number"]
+    return {name: parameter(name) for name in chosen}
+
+
+WORKFLOW_BY_NAME = Statement(lambda: Workflow.select().where(Workflow.name == parameter("name")))
 FIRST_OF_DELIVERY = Statement(lambda: WorkflowRun.select().where(
-    WorkflowRun.delivery_key == "", WorkflowRun.workflow_ref == ""))
+    WorkflowRun.delivery_key == parameter("delivery_key"),
+    WorkflowRun.workflow_ref == parameter("workflow_ref")))
 WORKFLOW_TO_START = Statement(lambda: database.locking(
-    Workflow.select().where(Workflow.name == ""), "FOR SHARE"))
-RUN_BY_ID = Statement(lambda: WorkflowRun.select().where(WorkflowRun.id == ""))
+    Workflow.select().where(Workflow.name == parameter("name")), "FOR SHARE"))
+RUN_BY_ID = Statement(lambda: WorkflowRun.select().where(WorkflowRun.id == parameter("id")))
 RUN_TO_CHANGE = Statement(lambda: database.locking(
-    WorkflowRun.select().where(WorkflowRun.id == ""), "FOR UPDATE"))
+    WorkflowRun.select().where(WorkflowRun.id == parameter("id")), "FOR UPDATE"))
 TASKS_OF_RUN = Statement(lambda: TaskRun.select().where(
-    TaskRun.workflow_run == 0).order_by(TaskRun.position))
-RUN_COLUMNS = WorkflowRun._meta.sorted_field_names[1:]  # SQLite gives the number
-TASK_COLUMNS = TaskRun._meta.sorted_field_names[1:]  # which comes before these
-INSERT_RUN = Statement(lambda: WorkflowRun.insert(
-    dict.fromkeys(RUN_COLUMNS)).on_conflict_ignore())
-INSERT_TASK = Statement(lambda: TaskRun.insert(dict.fromkeys(["workflow_run", *TASK_COLUMNS])))
-UPDATE_RUN = Statement(lambda: WorkflowRun.update(
-    status=None, status_message=None, end_time=None, due=None).where(WorkflowRun.number == 0))
-UPDATE_TASK = Statement(lambda: TaskRun.update(
-    status=None, status_message=None, start_time=None, end_time=None, callback_status=None,
-    callback_results=None).where(TaskRun.workflow_run == 0, TaskRun.position == 0))
+    TaskRun.workflow_run == parameter("workflow_run")).order_by(TaskRun.position))
+INSERT_RUN = Statement(lambda: WorkflowRun.insert(columns(WorkflowRun)).on_conflict_ignore())
+INSERT_TASK = Statement(lambda: TaskRun.insert(columns(TaskRun)))
+UPDATE_RUN = Statement(lambda: WorkflowRun.update(columns(
+    WorkflowRun, "status", "status_message", "end_time", "due")).where(
+    WorkflowRun.number == parameter("number")))
+UPDATE_TASK = Statement(lambda: TaskRun.update(columns(
+    TaskRun, "status", "status_message", "start_time", "end_time", "callback_status",
+    "callback_results")).where(TaskRun.workflow_run == parameter("workflow_run"),
+                               TaskRun.position == parameter("position")))
 
 TABLES = [Workflow, WorkflowRun, TaskRun]
+#: What makes of a database of version n one of version n + 1, in their order (storage/schema.py).
+STEPS = [
+    lambda opened: opened.execute(BY_WORKFLOW_AND_STATUS),
+]

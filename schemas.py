@@ -1,32 +1,21 @@
-"""What comes in, checked (CloudEvents: events.py), and what goes out. camelCase lives here only."""
+"""What comes in, checked (web/cloudevents.py: events), and what goes out. No camelCase elsewhere.
+"""
 import graphlib
 import re
 import warnings
 from collections import Counter
 from datetime import datetime, timezone
-from urllib.parse import parse_qs
 
 from marshmallow import (EXCLUDE, Schema, ValidationError, fields, post_dump, post_load, pre_load,
                          validate, validates_schema)
+
+from runs.words import ANSWERS, CONDITIONS, EVENT_WAIT, IN, MATCHES, OPERATIONS, SUCCEEDED, SUCCESS
 
 TEN_YEARS = 5_256_000  # minutes
 fields.Field.default_error_messages.update(required="is required", null="must not be null")
 for kind, wanted in ((fields.String, "a text"), (fields.Integer, "a whole number"),
                      (fields.Boolean, "true or false"), (fields.List, "a list")):
     kind.default_error_messages["invalid"] = f"must be {wanted}"
-
-
-def together(*loads):
-    """The result of each call; all their mistakes are raised as one ValidationError."""
-    results, mistakes = [], {}
-    for load in loads:
-        try:
-            results.append(load())
-        except ValidationError as error:
-            mistakes.update(error.normalized_messages())
-    if mistakes:
-        raise ValidationError(mistakes)
-    return results
 
 
 # Query strings
@@ -57,14 +46,13 @@ class TriggerQuery(Query):
     workflow = parameter(load_default=None)
 
 
-STATUSES = ("succeeded", "failed")
-STATUS = validate.OneOf(STATUSES, error="must be succeeded or failed")
+STATUS = validate.OneOf(ANSWERS, error="must be succeeded or failed")
 
 
 class CallbackQuery(Query):
     workflowrun = parameter(required=True)
     topic = parameter(required=True)
-    status = Parameter(load_default="succeeded", validate=lambda text: STATUS(text.lower()))
+    status = Parameter(load_default=SUCCEEDED, validate=lambda text: STATUS(text.lower()))
 
     @post_load
     def lower_status(self, query, **kwargs):
@@ -78,18 +66,6 @@ class CallbackForm(Schema):
 
     status = fields.String(load_default=None, allow_none=True, validate=STATUS)
     comment = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=1000))
-
-
-def parse_form(raw):
-    """The fields of an urlencoded form by name, those without a value left out."""
-    try:
-        values = parse_qs(raw.decode("ascii"), errors="strict", max_num_fields=20)
-    except ValueError as error:
-        raise ValidationError("the form is not UTF-8, or has too many fields", "body") from error
-    if twice := {name: ["given more than once"] for name in values if len(values[name]) > 1}:
-        raise ValidationError(twice)
-    # A browser counts a line's end as one character, and sends two.
-    return {name: value.replace("\r\n", "\n").strip() or None for name, (value,) in values.items()}
 
 
 class IdempotencyKey(fields.String):
@@ -165,7 +141,7 @@ class Flag(fields.Boolean):
 
 class Condition(Definition):
     field = text(required=True)
-    operation = fields.String(required=True, validate=validate.OneOf(["equals", "matches", "in"]))
+    operation = fields.String(required=True, validate=validate.OneOf(OPERATIONS))
     value = fields.Raw()
     # Not named `values`: marshmallow would dump a dict's method when there is no such key.
     one_of = fields.List(fields.Raw(allow_none=True), data_key="values")
@@ -173,10 +149,10 @@ class Condition(Definition):
     @validates_schema(skip_on_field_errors=False)
     def check_operand(self, condition, **kwargs):
         operation = condition.get("operation")
-        key, shown = ("one_of", "values") if operation == "in" else ("value", "value")
+        key, shown = ("one_of", "values") if operation == IN else ("value", "value")
         if operation and key not in condition:
             raise ValidationError(f"required by {operation}", shown)
-        if operation == "matches":
+        if operation == MATCHES:
             try:
                 with warnings.catch_warnings(action="ignore"):  # of what a later Python may change
                     re.compile(condition["value"])
@@ -201,8 +177,8 @@ class DeclaredParam(Definition):
 
 class Dependency(Definition):
     task_ref = text(required=True, data_key="taskRef")
-    execution_condition = fields.String(data_key="executionCondition", load_default="success",
-                                        validate=validate.OneOf(["success", "failure", "always"]))
+    execution_condition = fields.String(data_key="executionCondition", load_default=SUCCESS,
+                                        validate=validate.OneOf(CONDITIONS))
 
 
 class Task(Definition):
@@ -226,29 +202,25 @@ class Task(Definition):
     @validates_schema(skip_on_field_errors=False)
     def check_type_and_topic(self, task, **kwargs):
         name = task.get("name")
-        if task.get("type", "eventwait") not in ("eventwait", "start", "end"):
+        if task.get("type", EVENT_WAIT) not in (EVENT_WAIT, "start", "end"):
             raise ValidationError(f"task {name!r} is of type {task['type']!r}; only eventwait "
                                   "tasks run here", "type")
-        if task.get("type") == "eventwait" and not task.get("topic"):
+        if task.get("type") == EVENT_WAIT and not task.get("topic"):
             raise ValidationError(f"task {name!r} needs a parameter named topic, a text", "params")
 
     @post_dump
     def give_topic(self, task, **kwargs):
         topic = task.pop("topic")
-        return {"name": task.pop("name"), "type": "eventwait",
+        return {"name": task.pop("name"), "type": EVENT_WAIT,
                 "params": [{"name": "topic", "value": topic}], **task}
 
 
-def circles(graph):
-    """Each circle in {name: names it depends on}, as the list of its names, the first one twice."""
-    while True:
-        try:
-            return graphlib.TopologicalSorter(graph).prepare()
-        except graphlib.CycleError as error:
-            circle = error.args[1]
-            yield circle
-            graph = {name: [other for other in needed if other not in circle]
-                     for name, needed in graph.items() if name not in circle}
+def circle(graph):
+    """A circle in {name: names it depends on} as a list of names, the first one twice, or None."""
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
 
 
 class WorkflowDefinition(Definition):
@@ -277,16 +249,16 @@ class WorkflowDefinition(Definition):
         for name, needed in graph.items():
             mistakes["tasks"] += [f"task {name!r} depends on {other!r}, which is no task of this "
                                   "workflow" for other in needed if other not in graph]
-        mistakes["tasks"] += [f"tasks wait for each other: {' → '.join(circle)}" if len(circle) > 2
-                              else f"task {circle[0]!r} depends on itself"
-                              for circle in circles(graph)]
+        if names := circle(graph):
+            mistakes["tasks"].append(f"tasks wait for each other: {' → '.join(names)}"
+                                     if len(names) > 2 else f"task {names[0]!r} depends on itself")
         if mistakes := {field: messages for field, messages in mistakes.items() if messages}:
             raise ValidationError(mistakes)
 
     @post_load
     def keep_what_waits(self, definition, **kwargs):
         """Start and end tasks are only the edges of the graph; a timeout of 0 is none."""
-        waits = [task for task in definition["tasks"] if task.pop("type") == "eventwait"]
+        waits = [task for task in definition["tasks"] if task.pop("type") == EVENT_WAIT]
         names = {task["name"] for task in waits}
         for task in waits:
             task["dependencies"] = [dependency for dependency in task["dependencies"]
@@ -299,57 +271,34 @@ class WorkflowDefinition(Definition):
 
 # The WorkflowRun (contract 4.6)
 
-class Time(fields.Integer):
-    """Milliseconds since 1970, as UTC text."""
+def dump_run(run):
+    """The WorkflowRun as JSON has it; keys without a value are left out.
 
-    def _serialize(self, value, attr, obj, **kwargs):
-        if value is None:
-            return None
-        moment = datetime.fromtimestamp(value / 1000, timezone.utc)
-        return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-class Outgoing(Schema):
-    """What a run and its tasks share: keys without a value are left out.
-
-    Fields are Raw where the model has the very value: marshmallow's conversions cost a third.
+    Plain code, as what goes out was checked when it came in: marshmallow took a tenth of a request.
     """
-    def get_attribute(self, obj, attr, default):
-        return getattr(obj, attr, default)
-
-    @post_dump
-    def leave_out_none(self, part, **kwargs):
-        return {key: value for key, value in part.items() if value is not None}
-
-
-class TaskRunSchema(Outgoing):
-    id = fields.Raw()
-    name = fields.Raw()
-    type = fields.Constant("eventwait")
-    status = fields.Raw()
-    phase = fields.Raw()
-    status_message = fields.Raw(data_key="statusMessage")
-    creation_date = Time(data_key="creationDate")
-    start_time = Time(data_key="startTime")
-    duration = fields.Raw()
-    timeout = fields.Raw()
-    params = fields.Function(lambda task: [{"name": "topic", "value": task.topic}])
-    results = fields.Raw()
+    return {"id": run.id, "workflowRef": run.workflow_ref,
+            **present("workflowDisplayName", run.workflow_display_name),
+            "workflowVersion": run.workflow_version, "trigger": run.trigger, **dump_timed(run),
+            "params": [{"name": name, "value": value} for name, value in run.params.items()],
+            "tasks": [{"id": task.id, "name": task.name, "type": EVENT_WAIT, **dump_timed(task),
+                       "params": [{"name": "topic", "value": task.topic}],
+                       "results": task.results} for task in run.tasks]}
 
 
-class WorkflowRunSchema(Outgoing):
-    id = fields.Raw()
-    workflow_ref = fields.Raw(data_key="workflowRef")
-    workflow_display_name = fields.Raw(data_key="workflowDisplayName")
-    workflow_version = fields.Raw(data_key="workflowVersion")
-    trigger = fields.Raw()
-    status = fields.Raw()
-    phase = fields.Raw()
-    status_message = fields.Raw(data_key="statusMessage")
-    creation_date = Time(data_key="creationDate")
-    start_time = Time(data_key="startTime")
-    duration = fields.Raw()
-    timeout = fields.Raw()
-    params = fields.Function(lambda run: [{"name": name, "value": value}
-                                          for name, value in run.params.items()])
-    tasks = fields.Nested(TaskRunSchema, many=True)
+def dump_timed(part):
+    """What a run and its tasks share."""
+    return {"status": part.status, "phase": part.phase,
+            **present("statusMessage", part.status_message),
+            "creationDate": time_text(part.creation_date),
+            **present("startTime", part.start_time and time_text(part.start_time)),
+            "duration": part.duration, **present("timeout", part.timeout)}
+
+
+def present(key, value):
+    return {} if value is None else {key: value}
+
+
+def time_text(milliseconds):
+    """Milliseconds since 1970, as UTC text."""
+    moment = datetime.fromtimestamp(milliseconds / 1000, timezone.utc)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,31 +1,60 @@
 """Looking after all runs: lists, expiry, purge, numbers. models.py has the life of a single one."""
 import contextlib
+import heapq
+import itertools
 import logging
+from collections import defaultdict
 
-from peewee import fn
+from peewee import Case, fn
 
-from database import database
-from errors import Conflict
 from models import TaskRun, Workflow, WorkflowRun
-from rules import CANCELLED, RUNNING, WAITING
+from runs.refusals import Conflict, NotFound
+from runs.words import CANCELLED, RUNNING, WAITING
+from storage import database
 
 log = logging.getLogger("signalbox")
 
-BATCH = 50  # how many runs one look of expire, or one transaction of purge, takes on
+BATCH = 50  # how many runs one look of list or expire, or one transaction of purge, takes on
+HOUR, EVER = 3_600_000, 2**62
+AGES = {"under an hour": (-EVER, HOUR), "under a day": (HOUR, 24 * HOUR),
+        "under a week": (24 * HOUR, 168 * HOUR), "a week or more": (168 * HOUR, EVER)}
 
 
 def newest(workflow, status, limit, now):
-    """Runs, newest first, after what is overdue has ended; workflow and status narrow them."""
-    expire_overdue(now)
-    query = WorkflowRun.select().order_by(WorkflowRun.number.desc()).limit(limit)
-    for column, wanted in ((WorkflowRun.workflow_ref, workflow), (WorkflowRun.status, status)):
-        if wanted is not None:
-            query = query.where(column == wanted)
+    """Runs, newest first, as they would stand if what is overdue ended now; workflow and status
+    narrow them. Nothing is stored."""
+    query = WorkflowRun.select().order_by(WorkflowRun.number.desc()).limit(BATCH)
+    if workflow is not None:
+        query = query.where(WorkflowRun.workflow_ref == workflow)
+    if status is None:
+        queries = [query]
+    else:  # it may be what an overdue run becomes
+        queries = [query.where(WorkflowRun.status == status),
+                   query.where(WorkflowRun.status != status, WorkflowRun.due <= now)]
+    found = []
     with database.snapshot():
-        runs = list(query.prefetch(TaskRun.select().order_by(TaskRun.position)))
+        rows = heapq.merge(*map(in_batches, queries), key=lambda run: run.number, reverse=True)
+        while len(found) < limit and (runs := list(itertools.islice(rows, BATCH))):
+            found += [run for run in with_tasks(runs, now) if status in (None, run.status)]
+    return found[:limit]
+
+
+def in_batches(query):
+    """The query's runs; it is asked for a batch at a time."""
+    runs = list(query)
+    while runs:
+        yield from runs
+        runs = list(query.where(WorkflowRun.number < runs[-1].number))
+
+
+def with_tasks(runs, now):
+    """The runs with their tasks, as they would stand if what is overdue ended now."""
+    tasks = defaultdict(list)
+    for task in TaskRun.select().where(TaskRun.workflow_run.in_(runs)).order_by(TaskRun.position):
+        tasks[task.workflow_run_id].append(task)
     for run in runs:
-        run.adopt(run.task_runs)
-        run.as_of = now
+        run.adopt(tasks[run.number], now)
+        run.expire(now)
     return runs
 
 
@@ -40,32 +69,36 @@ def expire_overdue(now):
     touched = 0
     overdue = WorkflowRun.select(WorkflowRun.id).where(
         WorkflowRun.due <= now).order_by(WorkflowRun.due).limit(BATCH)
-    while ids := [run.id for run in overdue.clone()]:
-        for id in ids:
-            WorkflowRun.find(id, now)
-        touched += len(ids)
+    while runs := list(overdue.clone()):
+        for run in runs:
+            with contextlib.suppress(NotFound):  # it was purged meanwhile
+                WorkflowRun.expire_overdue(run.id, now)
+        touched += len(runs)
     return touched
 
 
 def overview(now):
-    """Numbers for whoever looks after the service: (runs by status, start times of what waits,
-    how many runs are overdue, the oldest run that waits or None)."""
+    """Numbers for whoever looks after the service: (runs by status, how many tasks wait by age,
+    how many runs are overdue, the oldest run that is under way or None)."""
     by_status = dict(WorkflowRun.select(WorkflowRun.status, fn.COUNT(WorkflowRun.number)).group_by(
         WorkflowRun.status).tuples())
-    waiting = [start for start, in TaskRun.select(TaskRun.start_time).join(WorkflowRun).where(
-        WorkflowRun.status == RUNNING, TaskRun.status == WAITING).tuples()]
+    age = now - TaskRun.start_time
+    waiting = TaskRun.select(*[
+        fn.COALESCE(fn.SUM(Case(None, [((age >= low) & (age < high), 1)], 0)), 0)
+        for low, high in AGES.values()]).join(WorkflowRun).where(
+        WorkflowRun.status == RUNNING, TaskRun.status == WAITING).tuples().get()
     overdue = WorkflowRun.select().where(WorkflowRun.due <= now).count()
     oldest = WorkflowRun.select().where(
         WorkflowRun.status == RUNNING).order_by(WorkflowRun.number).first()
-    return by_status, waiting, overdue, oldest
+    return by_status, dict(zip(AGES, map(int, waiting))), overdue, oldest
 
 
 def purge(before):
     """Delete the runs that ended before that time, in small transactions; yields each count."""
     batch = WorkflowRun.select(WorkflowRun.number).where(WorkflowRun.end_time < before).limit(BATCH)
     while True:
-        with database.gently():
-            database.alone()  # or two purges would count some runs twice
+        with database.in_batches():
+            database.exclusive()  # or two purges would count some runs twice
             count = WorkflowRun.delete().where(WorkflowRun.number.in_(batch.clone())).execute()
         if not count:
             return
@@ -84,7 +117,7 @@ def remove_workflow(name, force, now):
         database.locking(same, "FOR UPDATE").execute()  # no run of it can start meanwhile
         under_way = WorkflowRun.select().where(
             WorkflowRun.workflow_ref == name, WorkflowRun.status == RUNNING)
-        runs = [WorkflowRun.loaded(run.id, to_change=True) for run in under_way]
+        runs = [WorkflowRun.loaded(run.id, now, to_change=True) for run in under_way]
         running = [run for run in runs if run.status == RUNNING]  # now that they are locked
         if running and not force:
             raise Conflict(f"workflow {name} has {len(running)} runs under way; wait for them, "

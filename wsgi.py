@@ -2,12 +2,12 @@
 import logging
 
 from app import create_app
-from errors import Unusable, one_line
-from security import Mask
+from runs.refusals import Unusable, one_line
+from web.logs import Line
 
-logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-for handler in logging.getLogger().handlers:
-    handler.addFilter(Mask())
+handler = logging.StreamHandler()
+handler.setFormatter(Line("%(asctime)s %(levelname)s %(message)s"))
+logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 try:
     app = create_app()

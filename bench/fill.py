@@ -9,7 +9,7 @@ import sqlite3
 import sys
 import time
 
-from models import new_id
+from runs.life import new_id
 
 BATCH = 10_000  # ended runs in a transaction: a larger one leaves a WAL as large as itself
 SECOND = 1000

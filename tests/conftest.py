@@ -5,7 +5,7 @@ import pytest
 
 import postgres_server as postgres
 from app import create_app
-from database import database
+from storage import database
 
 MINUTE = 60_000
 

@@ -16,7 +16,7 @@ from selenium.webdriver.common.keys import Keys
 from server import PROJECT, Server, wait_until
 
 from app import create_app, utc_now
-from database import database
+from storage import database
 
 CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
 FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",

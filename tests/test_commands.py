@@ -8,7 +8,7 @@ import pytest
 import models
 import upkeep
 from conftest import statuses, wait_task
-from database import database
+from storage import database
 
 COMMANDS = [["workflow", name] for name in ("apply", "list", "show", "delete")] + [
     ["workflowrun", name] for name in ("list", "show", "wait", "cancel", "expire", "purge")]

@@ -16,7 +16,8 @@ import pytest
 import postgres_server
 from app import create_app
 from conftest import Commands, statuses, wait_task
-from database import BATCH, database
+from storage import database
+from storage.copy import BATCH
 from server import PROJECT, wait_until
 
 KINDS = ["sqlite", "postgresql"]

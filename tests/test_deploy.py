@@ -18,7 +18,7 @@ import pytest
 from conftest import wait_task
 from server import PROJECT, Load, Server, free_port, integrity, kill, wait_until
 
-import security
+from web import signatures as security
 
 DEPLOY = PROJECT / "deploy"
 PATH = f"{os.environ['PATH']}:/usr/sbin"

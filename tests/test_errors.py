@@ -10,7 +10,7 @@ import pytest
 from conftest import statuses, wait_task
 
 from app import create_app
-from database import database
+from storage import database
 
 LIMIT = 1_048_576
 JSON, CLOUDEVENT = "application/json", "application/cloudevents+json"

@@ -5,7 +5,7 @@ import pytest
 from conftest import Commands, statuses, wait_task
 
 from app import create_app
-from errors import Unusable
+from runs.refusals import Unusable
 
 DAY = 24 * 60
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}

@@ -15,14 +15,14 @@ from hypothesis import HealthCheck, settings
 from schemathesis.transport.wsgi import WSGI_TRANSPORT
 from werkzeug.exceptions import HTTPException
 
-import answers
+from web import answers
 import app as service
 import cli
-import events
-import rules
+from web import cloudevents as events
+from runs import conditions as rules
 import schemas
-import security
-from database import database
+from web import signatures as security
+from storage import database
 
 HERE = Path(__file__).resolve().parent.parent
 SPEC = yaml.safe_load((HERE / "openapi.yaml").read_text())

@@ -9,7 +9,7 @@ import pytest
 
 from bench.fill import fill
 from conftest import MINUTE, wait_task
-from database import database
+from storage import database
 
 FEW_HUNDRED = 300
 HOUR = 60 * MINUTE

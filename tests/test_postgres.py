@@ -23,7 +23,8 @@ import pytest
 import postgres_server
 from app import create_app
 from conftest import Commands, statuses, wait_task
-from database import database, engine
+from models import STEPS, TABLES
+from storage import database, open_database
 from server import GUNICORN, PROJECT, Load, Server, at_once, kill, processes, wait_until
 from test_durability import life_of, names, refused, timed, writes
 

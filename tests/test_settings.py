@@ -10,8 +10,8 @@ from flask import request, request_started
 
 from app import create_app
 from conftest import Commands
-from database import database
-from errors import Unusable
+from storage import database
+from runs.refusals import Unusable
 
 PROJECT = Path(__file__).parents[1]
 HOOK = {"path": "/api/v2/webhook", "query_string": {"workflow": "release"},

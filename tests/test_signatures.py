@@ -11,8 +11,8 @@ from slack_sdk.signature import SignatureVerifier
 from standardwebhooks import Webhook
 from werkzeug.datastructures import Headers
 
-import security
-from database import database
+from web import signatures as security
+from storage import database
 
 # GitHub, "Validating webhook deliveries", "Testing the webhook payload validation"
 GITHUB_VECTOR = ("It's a Secret to Everybody", b"Hello, World!", 0, {

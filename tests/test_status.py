@@ -8,7 +8,7 @@ import pytest
 
 from app import create_app
 from conftest import Commands, wait_task
-from database import database
+from storage import database
 from server import wait_until
 
 DAY = 24 * 60

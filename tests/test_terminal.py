@@ -14,7 +14,7 @@ from click.testing import _NamedTextIOWrapper
 import cli
 from app import create_app
 from conftest import Commands, wait_task
-from drawing import age, graph, label
+from terminal import age, graph, label
 from server import PROJECT
 
 FLASK = [sys.executable, "-m", "flask"]

@@ -13,8 +13,8 @@ from conftest import wait_task
 from server import GUNICORN, Server, wait_until
 
 from app import create_app
-from database import database
-from errors import Unusable
+from storage import database
+from runs.refusals import Unusable
 
 OLD, NEW = "old-Token.1", "new/Token+2="
 PROBLEM, FORM = "application/problem+json", "application/x-www-form-urlencoded"

@@ -1,4 +1,4 @@
-"""What the service refuses: raised where it is known, answered in one place (app.py, cli.py)."""
+"""What the service refuses: raised where it is known, answered in web/answers.py or cli.py."""
 from difflib import get_close_matches
 
 

@@ -1,19 +1,11 @@
-"""The contract's words for a state, and whether what arrived starts a workflow (sections 2, 3)."""
+"""Whether what arrived starts a workflow (contract 3): deliveries, paths, conditions."""
 import json
 import re
 from typing import NamedTuple
 
-from strictjson import same_json
+from runs.strictjson import same_json
+from runs.words import EVENT, IN, MATCHES
 
-NOT_STARTED, WAITING, RUNNING = "notstarted", "waiting", "running"
-SUCCEEDED, FAILED, TIMED_OUT = "succeeded", "failed", "timedout"
-SKIPPED, CANCELLED = "skipped", "cancelled"
-RAN = {SUCCEEDED, FAILED, TIMED_OUT}
-ENDED = RAN | {SKIPPED, CANCELLED}
-PHASES = {NOT_STARTED: "pending", WAITING: "running", RUNNING: "running",
-          **dict.fromkeys(ENDED, "completed")}
-#: How a task must have ended for each execution condition of those that depend on it (4.5).
-CONDITIONS = {"success": {SUCCEEDED}, "failure": {FAILED, TIMED_OUT}, "always": ENDED}
 MISSING = object()  # in place of a value, as null is one
 
 
@@ -27,7 +19,7 @@ class Delivery(NamedTuple):
     @classmethod
     def of_event(cls, event, key=None):
         data = {"data": event["data"]} if "data" in event else {}
-        return cls("event", {"event": event, **data}, key)
+        return cls(EVENT, {"event": event, **data}, key)
 
     @property
     def subject(self):
@@ -49,13 +41,14 @@ def is_enabled(definition, trigger):
     return definition["triggers"].get(trigger, {}).get("enabled", True)
 
 
-def judged(definition, delivery):
+def evaluate(definition, delivery):
     """For each condition of the trigger: itself, whether it holds, the value found or MISSING.
 
     The path to the value goes through objects only.
     """
-    params = delivery.params(definition["params"])
-    for condition in definition["triggers"].get(delivery.trigger, {}).get("conditions", []):
+    conditions = definition["triggers"].get(delivery.trigger, {}).get("conditions", ())
+    params = delivery.params(definition["params"]) if conditions else {}
+    for condition in conditions:
         value = params
         for key in condition["field"].split("."):
             value = value.get(key, MISSING) if isinstance(value, dict) else MISSING
@@ -64,28 +57,18 @@ def judged(definition, delivery):
 
 def unmet(definition, delivery):
     """The first condition of the delivery's trigger that does not hold, in words, or None."""
-    return next((f"condition not met: {shown(condition)}"
-                 for condition, met, _ in judged(definition, delivery) if not met), None)
+    return next((f"condition not met: {in_text(condition)}"
+                 for condition, met, _ in evaluate(definition, delivery) if not met), None)
 
 
-def shown(condition):
+def in_text(condition):
     wanted = json.dumps(condition.get("value", condition.get("one_of")), ensure_ascii=False)
     return f"{condition['field']} {condition['operation']} {wanted}"
 
 
 def holds(condition, value):
-    if condition["operation"] == "matches":
+    if condition["operation"] == MATCHES:
         return isinstance(value, str) and bool(re.fullmatch(condition["value"], value))
-    if condition["operation"] == "in":
+    if condition["operation"] == IN:
         return any(same_json(value, wanted) for wanted in condition["one_of"])
     return same_json(value, condition["value"])
-
-
-def in_words(milliseconds):
-    """A span of time as a person says it: "3 minutes", "2 days"."""
-    seconds = milliseconds // 1000
-    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
-        if seconds >= length:
-            count = seconds // length
-            return f"{count} {unit}{'s' if count > 1 else ''}"
-    return "less than a minute"

@@ -1,12 +1,10 @@
-"""Who may call: tokens, sender signatures, signed links. Pure functions over bytes and headers."""
+"""How a caller proves itself: tokens, senders' signatures, signed links. Pure functions."""
 import base64
 import hashlib
 import hmac
 import json
-import logging
 import re
 import secrets
-from urllib.parse import unquote_plus
 
 from itsdangerous import Signer
 
@@ -34,11 +32,11 @@ def same(one, other):
 
 # Tokens (contract 7.1)
 
-def has_token(tokens, headers, query):
+def has_token(tokens, headers, parameters):
     """Whether the request carries one of the tokens, in any of the three places."""
     scheme, _, bearer = headers.get("Authorization", "").partition(" ")
     offered = [bearer.strip() if scheme.lower() == "bearer" else "",
-               headers.get("x-access-token", ""), *query.get("access_token", [])]
+               headers.get("x-access-token", ""), *parameters.get("access_token", [])]
     return any([same(offer, token) for offer in offered for token in tokens])
 
 
@@ -50,7 +48,7 @@ def verify_signature(secret, headers, body, now):
     `now` is in milliseconds. Raises Denied.
     """
     reasons = []
-    for header, verify in WAYS.items():
+    for header, verify in VERIFIERS.items():
         if header in headers:
             try:
                 return verify(secret, headers, body, now / 1000)
@@ -92,12 +90,12 @@ def verify_slack(secret, headers, body, now):
     require_fresh("X-Slack-Request-Timestamp", timestamp, now)
 
 
-WAYS = {"X-Hub-Signature-256": verify_github, "webhook-signature": verify_standard,
-        "X-Slack-Signature": verify_slack}
+VERIFIERS = {"X-Hub-Signature-256": verify_github, "webhook-signature": verify_standard,
+             "X-Slack-Signature": verify_slack}
 
 
 def is_signed(headers):
-    return any(header in headers for header in WAYS)
+    return any(header in headers for header in VERIFIERS)
 
 
 def require_fresh(header, timestamp, now):
@@ -117,42 +115,22 @@ def sign_link(keys, link):
     return signature_by(keys[0], link)
 
 
-def verify_link(keys, link, signature, now):
-    """Check a link that carries a signature; `now` is in milliseconds. Raises Denied, Expired."""
-    if not any([same(signature, signature_by(key, link)) for key in keys]):
+def verified_link(keys, parameters, now):
+    """What the link of these parameters ({name: [values]}) says, by name, checked.
+
+    `now` is in milliseconds. Raises BadLink, Expired.
+    """
+    link = {name: values[0] for name, values in parameters.items()
+            if name in LINK and len(values) == 1}
+    signature, *more = parameters["signature"]
+    if more or not any([same(signature, signature_by(key, link)) for key in keys]):
         raise BadLink("this link was changed, or is signed with a key that is no longer in use")
     if now >= int(link["expires"]) * 1000:
         raise Expired("this link has expired; ask for a new one")
+    return link
 
 
 def signature_by(key, link):
     signer = Signer(key, salt="signalbox.callback", key_derivation="hmac",
                     digest_method=hashlib.sha256)
     return signer.get_signature(json.dumps([link.get(name) for name in LINK])).decode()
-
-
-# Logs
-
-class Mask(logging.Filter):
-    """Takes tokens and signatures in URLs out of log records."""
-
-    def filter(self, record):
-        message = record.getMessage()
-        if (masked := mask(message)) != message:
-            record.msg, record.args = masked, None
-        return True
-
-
-SUSPECT = re.compile("(?i)access.token|signature|bearer|%")  # spares most lines the search below
-
-
-def mask(text):
-    """The text without the values of `access_token` and `signature`, and without tokens."""
-    if not SUSPECT.search(text):
-        return text
-
-    def hide(match):
-        secret = unquote_plus(match[2]) in ("access_token", "signature")
-        return f"{match[1]}{match[2]}={'***' if secret else mask(match[3])}"
-    text = re.sub(r"([?&])([^\s=&?]*)=([^\s&]*?)(?=[\"']?(?:[\s&]|$))", hide, text)
-    return re.sub(r"(?i)\b(bearer|x-access-token)(\W+)[^\s'\"]+", r"\1\2***", text)

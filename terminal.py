@@ -1,24 +1,39 @@
 """How runs and workflows look on a terminal and as a Mermaid diagram: objects in, text out."""
 import json
-import math
 import re
 import shlex
+import shutil
+import sys
 from collections import defaultdict
 from urllib.parse import urlencode
 
 import click
 
-from rules import (CANCELLED, FAILED, MISSING, NOT_STARTED, RUNNING, SKIPPED, SUCCEEDED, TIMED_OUT,
-                   WAITING, is_enabled, judged, shown)
+from runs.conditions import MISSING, evaluate, in_text, is_enabled
+from runs.words import (CANCELLED, FAILED, NOT_STARTED, RUNNING, SKIPPED, SUCCEEDED, TIMED_OUT,
+                        WAITING)
 
-AGES = {"under an hour": (-math.inf, 3.6e6), "under a day": (3.6e6, 8.64e7),
-        "under a week": (8.64e7, 6.048e8), "a week or more": (6.048e8, math.inf)}
 SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 #: For each status a mark, a terminal's colour, and a diagram's fill.
 LOOKS = {NOT_STARTED: ("○", "bright_black", "#e8e8e8"), WAITING: ("●", "yellow", "#ffe8a3"),
          RUNNING: ("●", "yellow", "#ffe8a3"), SUCCEEDED: ("✓", "green", "#bfe8c5"),
          FAILED: ("✗", "red", "#ffc9c4"), TIMED_OUT: ("!", "red", "#ffc9c4"),
          SKIPPED: ("–", "bright_black", "#e8e8e8"), CANCELLED: ("×", "bright_black", "#e8e8e8")}
+
+
+def print_json(value):
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def columns(stream=None):
+    """The terminal's width; None when the output goes elsewhere."""
+    return shutil.get_terminal_size().columns if (stream or sys.stdout).isatty() else None
+
+
+def tell(text):
+    """Put a line on standard error in place of the one before, if a person looks on."""
+    if width := columns(sys.stderr):
+        print(f"\r\033[K{text[:width - 1]}", end="", file=sys.stderr, flush=True)
 
 
 def lines_of(messages, path=()):
@@ -117,10 +132,10 @@ def trial(definition, delivery):
     """Whether the delivery would start a run of the workflow, and the text that says why."""
     starts = is_enabled(definition, delivery.trigger)
     lines = [f"the {delivery.trigger} trigger is {'on' if starts else 'off'}"]
-    for condition, met, value in judged(definition, delivery):
+    for condition, met, value in evaluate(definition, delivery):
         found = "missing" if value is MISSING else json.dumps(value, ensure_ascii=False)
         verdict = "holds" if met else "does not hold"
-        lines.append(plain(f"{verdict}: {shown(condition)}; found {found}"))
+        lines.append(plain(f"{verdict}: {in_text(condition)}; found {found}"))
         starts = starts and met
     if starts and "secret_env" in definition:
         lines.append(f"its sender must sign it with {definition['secret_env']}")

@@ -7,8 +7,8 @@ from urllib.parse import unquote_to_bytes
 from marshmallow import (INCLUDE, Schema, ValidationError, fields, pre_load, validate,
                          validates_schema)
 
+from runs.strictjson import parse_json
 from schemas import fits
-from strictjson import parse_json
 
 PCHAR = r"(?:[\w.~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})"
 AUTHORITY = r"(?:(?:[\w.~!$&'()*+,;=:-]|%[0-9A-Fa-f]{2})*@)?" \

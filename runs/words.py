@@ -1,0 +1,31 @@
+"""The contract's words, each written once (section 2), and a span of time in words."""
+# A task's status, and a run's
+NOT_STARTED, WAITING, RUNNING = "notstarted", "waiting", "running"
+SUCCEEDED, FAILED, TIMED_OUT = "succeeded", "failed", "timedout"
+SKIPPED, CANCELLED = "skipped", "cancelled"
+
+ANSWERS = (SUCCEEDED, FAILED)  # what a callback may say
+RAN = {SUCCEEDED, FAILED, TIMED_OUT}
+ENDED = RAN | {SKIPPED, CANCELLED}
+RUN_STATUSES = (RUNNING, *sorted(ENDED - {SKIPPED}))
+PHASES = {NOT_STARTED: "pending", WAITING: "running", RUNNING: "running",
+          **dict.fromkeys(ENDED, "completed")}
+
+WEBHOOK, EVENT = TRIGGERS = ("webhook", "event")
+EVENT_WAIT = "eventwait"  # the only type of task that runs here
+
+#: How a task must have ended for each execution condition of those that depend on it (4.5).
+SUCCESS, FAILURE, ALWAYS = "success", "failure", "always"
+CONDITIONS = {SUCCESS: {SUCCEEDED}, FAILURE: {FAILED, TIMED_OUT}, ALWAYS: ENDED}
+
+EQUALS, MATCHES, IN = OPERATIONS = ("equals", "matches", "in")
+
+
+def in_words(milliseconds):
+    """A span of time as a person says it: "3 minutes", "2 days"."""
+    seconds = milliseconds // 1000
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length:
+            count = seconds // length
+            return f"{count} {unit}{'s' if count > 1 else ''}"
+    return "less than a minute"

@@ -1,0 +1,84 @@
+"""The seam between models.py and the databases: sqlite.py (the default) and postgres.py.
+
+Each of the two has: prepare(), writing(), in_batches(), snapshot(), locking(), exclusive(),
+insert(), size(), backup(), is_missing(), renumber(), and how it stores the schema's version.
+"""
+import sqlite3
+
+from peewee import (DatabaseError, DatabaseProxy, InterfaceError, InternalError, Model,
+                    OperationalError, Value)
+from playhouse import db_url
+
+from runs.refusals import Unusable
+from storage.postgres import Postgres
+from storage.sqlite import Sqlite
+
+SCHEMES = {"sqlite": Sqlite, "postgresql": Postgres}
+UNREACHABLE = (OperationalError, InterfaceError, sqlite3.OperationalError)
+#: What a caller may try again later: the database is busy, full or out of reach.
+UNAVAILABLE = (*UNREACHABLE, InternalError, Unusable)
+BROKEN = (*UNAVAILABLE, DatabaseError, sqlite3.Error)  # what ends a command with one line
+database = DatabaseProxy()
+
+
+class Table(Model):
+    class Meta:
+        database = database
+        legacy_table_names = False
+
+    @classmethod
+    def from_row(cls, values):
+        """An instance with these values by name, as a row of the table gives them."""
+        instance = cls(__no_default__=True)
+        instance.__data__.update(values)
+        return instance
+
+
+def parameter(name):
+    """The place in a Statement that takes the value of this name."""
+    return Value(name, converter=False)
+
+
+class Statement:
+    """A frequent statement: Peewee builds its SQL once, it runs with new values by their names.
+
+    Building takes Peewee some ten times as long as running takes SQLite.
+    """
+
+    def __init__(self, build):
+        self.build, self.built_for = build, None
+
+    def run(self, values):
+        """Execute it with the values of its parameters, a mapping; the cursor."""
+        return database.execute_sql(*self.bound(values))
+
+    def bound(self, values):
+        """Its SQL, and the values in the order of that."""
+        if self.built_for is not database.obj:
+            query = self.build()
+            (self.sql, self.parameters), self.model = query.sql(), query.model
+            self.columns = [field.name for field in query.model._meta.sorted_fields]
+            self.built_for = database.obj
+        return self.sql, [values[name] for name in self.parameters]
+
+    def fetch(self, **values):
+        """The selected rows, all their columns, as instances of the model."""
+        rows = self.run(values).fetchall()
+        return [self.model.from_row(zip(self.columns, row)) for row in rows]
+
+
+def open_database(url, tables, steps, **options):
+    """The database that the URL names, not connected yet. Raises ValueError.
+
+    `steps` brings older ones up to date: step number n makes of version n one of version n + 1.
+    """
+    scheme = url.partition(":")[0]
+    if scheme not in SCHEMES:
+        raise ValueError(f"unknown scheme {scheme!r}; known: {', '.join(SCHEMES)}")
+    try:
+        parts = db_url.parse(url, unquote_password=True, unquote_user=True)
+    except ValueError as error:  # whose words may quote a password
+        raise ValueError("its host or port cannot be read") from error
+    opened = SCHEMES[scheme](**parts, **options)
+    opened.tables, opened.steps, opened.newest_version = tables, steps, len(steps) + 1
+    return opened

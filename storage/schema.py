@@ -1,0 +1,31 @@
+"""The steps from one version of the schema to the next, on either database."""
+from runs.refusals import Unusable
+
+
+class Schema:
+    """What a database knows of its tables: `tables`, `steps` and `newest_version` are given to it;
+    stored_version() (0: there are no tables) and store_version() are its own."""
+
+    def bring_up_to_date(self, name):
+        """Make the tables, or do the steps that are missing, each in a transaction of its own.
+
+        Raises Unusable for a database that a newer version of the service has written.
+        """
+        while True:
+            with self.snapshot():
+                version = self.stored_version()
+            if version == self.newest_version:
+                return
+            if version > self.newest_version:
+                raise Unusable(f"{name} was written by a newer Signalbox; upgrade this one (schema "
+                               f"{version}, known here: {self.newest_version})")
+            with self.writing(), self.bind_ctx(self.tables):
+                self.exclusive()
+                if self.stored_version() != version:
+                    continue  # another process was faster
+                if version:
+                    self.steps[version - 1](self)
+                    self.store_version(version + 1)
+                else:
+                    self.create_tables(self.tables)
+                    self.store_version(self.newest_version)

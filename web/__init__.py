@@ -1,0 +1,1 @@
+"""What knows HTTP and is no view: who calls, what was sent, how it is answered."""

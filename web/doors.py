@@ -1,0 +1,110 @@
+"""Who calls (contract 7): one Caller made once a request, before anything of it is parsed."""
+from typing import NamedTuple
+
+from flask import abort, current_app, g, request
+from werkzeug.exceptions import BadRequest, Forbidden
+
+from models import Workflow
+from storage import database
+from web import signatures
+from web.answers import CALLBACK, problem
+from web.reading import body
+from web.signatures import Denied
+
+
+class Caller(NamedTuple):
+    """Who calls, proved: by a token or a link, by a signature, or let in as anybody is.
+
+    `parameters` is the query, {name: [values]}; `workflow` the one that it names, if there is one.
+    """
+    parameters: dict
+    has_token: bool = False
+    link: dict | None = None  # what the signed link says, by name
+    workflow: Workflow | None = None
+
+    @property
+    def by(self):
+        """The name to record with what this caller resolves, or None."""
+        return (self.link or {}).get("by")
+
+    def must_sign_for(self, workflow):
+        """Check that this caller signed the request, if the workflow takes signed ones only and is
+        another than it named itself. Raises Denied."""
+        if workflow != self.workflow:
+            check_sender(workflow, is_known=True)
+
+
+def identify():
+    """Make the request's Caller. Raises Denied, or aborts with 413 or 503: nothing else is
+    answered to a caller who has proved nothing."""
+    database.prepare()
+    tokens = setting("ACCESS_TOKENS")
+    try:
+        parameters = request.args.to_dict(flat=False)
+    except UnicodeError as error:
+        if tokens and not signatures.has_token(tokens, request.headers, {}):
+            raise Denied("no token, and a query that cannot be read") from error
+        g.caller = Caller({})
+        raise BadRequest("the query string has bytes that are not percent-encoded") from error
+    if request.path == CALLBACK and "signature" in parameters:
+        link = signatures.verified_link(setting("SECRET_KEY"), parameters, now())
+        g.caller = Caller(parameters, link=link)
+        return
+    has_token = signatures.has_token(tokens, request.headers, parameters)
+    is_known = has_token or not tokens
+    workflow = None
+    if request.method == "POST" and request.path != CALLBACK:
+        signs = signatures.is_signed(request.headers)
+        name = parameters.get("workflow", [""])[0]
+        if name and name.isprintable() and (is_known or signs):
+            workflow = Workflow.known(name)
+            check_sender(workflow, is_known)
+            is_known = True
+    if not is_known:
+        raise Denied("neither a token nor a signature of the workflow that it names")
+    g.caller = Caller(parameters, has_token, workflow=workflow)
+
+
+def check_sender(workflow, is_known):
+    """The sender of a workflow with a secret must have signed the body; a token is not enough.
+
+    For a caller without a token a workflow that needs no signature, or is unknown, takes as long.
+    """
+    variable = workflow and workflow.content.get("secret_env")
+    if is_known and not variable:
+        return
+    secret = current_app.config["ENVIRON"].get(variable) if variable else signatures.NOBODY
+    if not secret:
+        current_app.logger.error("set %s and restart: it is the secret of workflow %s, which "
+                                 "cannot start without it", variable, workflow.name)
+        abort(problem(503, "this workflow cannot check signatures now", {"Retry-After": "60"}))
+    try:
+        raw = body()
+    except BadRequest as error:
+        if is_known:
+            raise
+        raise Denied(error.description) from error
+    signatures.verify_signature(secret, request.headers, raw, now())
+
+
+def refuse_foreign_form():
+    """A form that another site posts comes from somebody who never saw the page."""
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    foreign = site not in ("same-origin", "none") if site else (
+        origin and origin.partition("://")[2] != request.host)
+    if foreign:
+        raise Forbidden("this form was sent by another site; open the link itself")
+
+
+def refuse_prefetch():
+    purpose = request.headers.get("Sec-Purpose", "") + request.headers.get("Purpose", "")
+    if "prefetch" in purpose.lower():
+        abort(problem(503, "a prefetch resolves nothing; open the link", {"Retry-After": "0"}))
+
+
+def setting(name):
+    return current_app.config["SETTINGS"][name]
+
+
+def now():
+    return current_app.config["CLOCK"]()
