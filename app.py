@@ -66,8 +66,7 @@ def start(name, delivery):
     if name is not None:
         workflow, routed = g.caller.workflow or Workflow.named(name), False
     else:
-        workflow, routed = Workflow.choose(delivery)
-        g.caller.must_sign_for(workflow)
+        workflow, routed = Workflow.choose(delivery, g.caller.may_start)
     return dump_run(WorkflowRun.start(workflow, delivery, routed, doors.now()))
 
 
@@ -95,7 +94,7 @@ def callback_page(query):
     """The page for a person: what will happen, or what has happened (contract 8)."""
     run = WorkflowRun.find(query["workflowrun"], doors.now())
     tasks = run.tasks_on(query["topic"])
-    statuses = [query["status"]] if "status" in g.caller.parameters else ANSWERS
+    statuses = [query["status"]] if "status" in g.parameters else ANSWERS
     return answers.page(200, run=run, tasks=tasks, topic=query["topic"], statuses=statuses,
                         asks=request.method == "GET" and any(task.outcome is None
                                                              for task in tasks))

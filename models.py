@@ -13,7 +13,7 @@ from peewee import (AutoField, BigIntegerField, BooleanField, CharField, Composi
 
 from runs.conditions import is_enabled, unmet
 from runs.life import RunLife, TaskLife, new_id
-from runs.refusals import (Ambiguous, ConditionsNotMet, Conflict, NotFound, PayloadDiffers,
+from runs.refusals import (Ambiguous, ConditionsNotMet, Conflict, Denied, NotFound, PayloadDiffers,
                            TriggerDisabled)
 from runs.strictjson import same_json
 from runs.words import CANCELLED, ENDED, FAILED, NOT_STARTED, RUNNING, SUCCEEDED, WAITING
@@ -56,35 +56,33 @@ class Workflow(Table):
             self.__data__]
 
     @classmethod
-    def choose(cls, delivery):
+    def choose(cls, delivery, may_start):
         """The workflow of a delivery that names none, and whether its conditions had to find it.
 
         That is the one named by the event's subject, the one that the same delivery found before,
-        or the only one that takes it. Raises NotFound or Ambiguous.
+        or the only one that takes it, of those that its sender may start: a function of a workflow.
+        Raises NotFound, Ambiguous, Denied.
         """
-        if workflow := cls.known(delivery.subject):
-            return workflow, False
-        known = delivery.key and cls.select().join(
+        named = cls.known(delivery.subject)
+        routed = not named and delivery.key and cls.select().join(
             WorkflowRun, on=(WorkflowRun.workflow_ref == cls.name)).where(
             WorkflowRun.delivery_key == delivery.key, WorkflowRun.routed).first()
-        if known:
-            return known, True
-        willing = [workflow for workflow in cls.select().order_by(cls.name)
-                   if is_enabled(workflow.content, delivery.trigger)
-                   and not unmet(workflow.content, delivery)]
-        if not willing:
-            raise NotFound(f"no workflow's {delivery.trigger} trigger takes this; "
-                           "name one with ?workflow=NAME")
-        if len(willing) > 1:
+        known = named or routed
+        candidates = [known] if known else [
+            workflow for workflow in cls.select().order_by(cls.name)
+            if is_enabled(workflow.content, delivery.trigger)]
+        allowed = [workflow for workflow in candidates if may_start(workflow)]
+        willing = [workflow for workflow in allowed
+                   if known or not unmet(workflow.content, delivery)]
+        if len(willing) == 1:
+            return willing[0], not named
+        if willing:
             names = ", ".join(workflow.name for workflow in willing)
             raise Ambiguous(f"several workflows take this: {names}; choose with ?workflow=NAME")
-        return willing[0], True
-
-    @classmethod
-    def any_signed(cls, trigger):
-        """Whether a workflow whose trigger is on takes signed requests only."""
-        return any("secret_env" in workflow.content and is_enabled(workflow.content, trigger)
-                   for workflow in cls.select())
+        if len(allowed) < len(candidates):
+            raise Denied("it is not signed, as workflows that it may be meant for need it")
+        raise NotFound(f"no workflow's {delivery.trigger} trigger takes this; "
+                       "name one with ?workflow=NAME")
 
     @classmethod
     def apply(cls, definitions):
@@ -233,8 +231,8 @@ class WorkflowRun(RunLife, Table):
         """A new run with its tasks, not stored yet: those without dependencies wait already."""
         content = workflow.content
         run = cls.from_row({
-            **dict.fromkeys(cls._meta.sorted_field_names), "id": new_id(now), "workflow_ref": workflow.name,
-            "workflow_display_name": content.get("display_name"),
+            **dict.fromkeys(cls._meta.sorted_field_names), "id": new_id(now),
+            "workflow_ref": workflow.name, "workflow_display_name": content.get("display_name"),
             "workflow_version": workflow.version, "trigger": delivery.trigger, "routed": routed,
             "delivery_key": delivery.key, "status": RUNNING, "timeout": content.get("timeout"),
             "params_json": json.dumps(delivery.params(content["params"])), "start_time": now})

@@ -141,7 +141,7 @@ class Flag(fields.Boolean):
 
 class Condition(Definition):
     field = text(required=True)
-    operation = fields.String(required=True, validate=validate.OneOf(OPERATIONS))
+    operation = fields.String(required=True, validate=validate.OneOf([*OPERATIONS]))
     value = fields.Raw()
     # Not named `values`: marshmallow would dump a dict's method when there is no such key.
     one_of = fields.List(fields.Raw(allow_none=True), data_key="values")
@@ -178,7 +178,7 @@ class DeclaredParam(Definition):
 class Dependency(Definition):
     task_ref = text(required=True, data_key="taskRef")
     execution_condition = fields.String(data_key="executionCondition", load_default=SUCCESS,
-                                        validate=validate.OneOf(CONDITIONS))
+                                        validate=validate.OneOf([*CONDITIONS]))
 
 
 class Task(Definition):

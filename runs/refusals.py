@@ -26,6 +26,18 @@ class Conflict(Refused):
     """The state of the workflow or run does not allow it."""
 
 
+class Denied(Exception):
+    """The caller has not proved itself; the message says what is missing or wrong."""
+
+
+class BadLink(Denied):
+    """The link was changed, or its key is no longer in use."""
+
+
+class Expired(BadLink):
+    """The link was right once."""
+
+
 class ConditionsNotMet(Refused):
     """The workflow's conditions do not hold, so nothing was started."""
 

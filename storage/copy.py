@@ -22,7 +22,7 @@ def copy(source, target):
         for table in source.tables:
             done = 0
             for batch in batches(table, source):
-                table.insert_many(batch, table._meta.sorted_fields).bind(target).execute()
+                target.execute(table.insert_many(batch, table._meta.sorted_fields).bind(target))
                 done += len(batch)
                 yield table._meta.table_name, done
         target.renumber()

@@ -7,11 +7,10 @@ from marshmallow import ValidationError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound as NoSuchPath
 from werkzeug.http import HTTP_STATUS_CODES
 
-from runs.refusals import (Ambiguous, ConditionsNotMet, Conflict, NotFound, PayloadDiffers, Refused,
-                           TriggerDisabled, one_line)
+from runs.refusals import (Ambiguous, BadLink, ConditionsNotMet, Conflict, Denied, Expired,
+                           NotFound, PayloadDiffers, Refused, TriggerDisabled, one_line)
 from runs.words import in_words
 from storage import UNAVAILABLE
-from web.signatures import BadLink, Denied, Expired
 
 CALLBACK = "/api/v2/callback"
 FORM, JSON = "application/x-www-form-urlencoded", "application/json"
@@ -65,7 +64,7 @@ def add_headers(response):
     if request.method == "OPTIONS" and asked and request.path != CALLBACK:
         response.headers["WebHook-Allowed-Origin"] = asked  # CloudEvents Web Hooks 4
         response.headers["WebHook-Allowed-Rate"] = request.headers.get("WebHook-Request-Rate", "*")
-    if "caller" in g and "access_token" in g.caller.parameters:
+    if "access_token" in g.get("parameters", ()):
         response.headers["Cache-Control"] = "private, no-store"
     return response
 

@@ -5,19 +5,18 @@ from flask import abort, current_app, g, request
 from werkzeug.exceptions import BadRequest, Forbidden
 
 from models import Workflow
+from runs.refusals import Denied
 from storage import database
 from web import signatures
 from web.answers import CALLBACK, problem
 from web.reading import body
-from web.signatures import Denied
 
 
 class Caller(NamedTuple):
     """Who calls, proved: by a token or a link, by a signature, or let in as anybody is.
 
-    `parameters` is the query, {name: [values]}; `workflow` the one that it names, if there is one.
+    `workflow` is the one that the request names, if there is one.
     """
-    parameters: dict
     has_token: bool = False
     link: dict | None = None  # what the signed link says, by name
     workflow: Workflow | None = None
@@ -27,11 +26,16 @@ class Caller(NamedTuple):
         """The name to record with what this caller resolves, or None."""
         return (self.link or {}).get("by")
 
-    def must_sign_for(self, workflow):
-        """Check that this caller signed the request, if the workflow takes signed ones only and is
-        another than it named itself. Raises Denied."""
-        if workflow != self.workflow:
-            check_sender(workflow, is_known=True)
+    def may_start(self, workflow):
+        """Whether this caller, who named no workflow, has signed the request, if this one asks."""
+        variable = workflow.content.get("secret_env")
+        secret = variable and current_app.config["ENVIRON"].get(variable)
+        try:
+            if secret:
+                signatures.verify_signature(secret, request.headers, body(), now())
+        except Denied:
+            return False
+        return bool(secret or not variable)
 
 
 def identify():
@@ -40,15 +44,14 @@ def identify():
     database.prepare()
     tokens = setting("ACCESS_TOKENS")
     try:
-        parameters = request.args.to_dict(flat=False)
+        g.parameters = parameters = request.args.to_dict(flat=False)
     except UnicodeError as error:
         if tokens and not signatures.has_token(tokens, request.headers, {}):
             raise Denied("no token, and a query that cannot be read") from error
-        g.caller = Caller({})
         raise BadRequest("the query string has bytes that are not percent-encoded") from error
     if request.path == CALLBACK and "signature" in parameters:
         link = signatures.verified_link(setting("SECRET_KEY"), parameters, now())
-        g.caller = Caller(parameters, link=link)
+        g.caller = Caller(link=link)
         return
     has_token = signatures.has_token(tokens, request.headers, parameters)
     is_known = has_token or not tokens
@@ -62,7 +65,7 @@ def identify():
             is_known = True
     if not is_known:
         raise Denied("neither a token nor a signature of the workflow that it names")
-    g.caller = Caller(parameters, has_token, workflow=workflow)
+    g.caller = Caller(has_token, workflow=workflow)
 
 
 def check_sender(workflow, is_known):

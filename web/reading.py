@@ -74,11 +74,11 @@ def payload():
 
 
 def trigger_query():
-    return TRIGGER_QUERY.load(g.caller.parameters)
+    return TRIGGER_QUERY.load(g.parameters)
 
 
 def callback_query():
-    query = CALLBACK_QUERY.load(g.caller.parameters)
+    query = CALLBACK_QUERY.load(g.parameters)
     query.pop("access_token", None)
     return query
 
@@ -119,7 +119,7 @@ def digest(*parts):
 def form():
     """A person's answer; where the link names a status, the form must not name another."""
     found = CALLBACK_FORM.load(form_fields(body()))
-    linked = g.caller.parameters.get("status")
+    linked = g.parameters.get("status")
     if not linked and not found["status"]:  # nor does a form that no button sent approve anything
         raise ValidationError("is required", "status")
     if linked and found["status"] and [found["status"]] != [text.lower() for text in linked]:

@@ -8,20 +8,10 @@ import secrets
 
 from itsdangerous import Signer
 
+from runs.refusals import BadLink, Denied, Expired
+
 TOLERANCE = 300  # seconds that a signature's timestamp may be off
 NOBODY = secrets.token_hex(16)  # a secret that no sender has
-
-
-class Denied(Exception):
-    """The caller has not proved itself; the message says what is missing or wrong."""
-
-
-class BadLink(Denied):
-    """The link was changed, or its key is no longer in use."""
-
-
-class Expired(BadLink):
-    """The link was right once."""
 
 
 def same(one, other):
