@@ -280,7 +280,6 @@ def test_a_failure_in_the_middle_leaves_the_target_empty(
     assert counts(target) == [0, 0, 0]
 
 
-@pytest.mark.sqlite
 def test_what_the_target_cannot_hold_is_refused_in_a_line(lives, flask, environ, new):
     """SQLite does not count the characters of a text; PostgreSQL does."""
     target = new("postgresql")
@@ -301,7 +300,6 @@ WRONG = {
 }
 
 
-@pytest.mark.sqlite
 @pytest.mark.parametrize("as_source", [True, False], ids=["source", "target"])
 @pytest.mark.parametrize("url, said", WRONG.values(), ids=WRONG)
 def test_a_url_that_leads_nowhere_is_refused_in_a_line(flask, environ, new, url, said, as_source):

@@ -18,8 +18,6 @@ from conftest import statuses
 from database import SCHEMA_VERSION
 from server import PROJECT, kill, wait_until
 
-pytestmark = pytest.mark.sqlite
-
 FIRST_VERSION = (Path(__file__).parent / "data" / "schema-1.sql").read_text()
 DONE, HANDLED, NEW, HALF, EARLY, STOPPED, BY_EVENT = (  # its runs, in their order
     "641cc4446174d234a865c2fa5e940b0a", "430d5f551b581a7060db4b1405613a7e",
