@@ -108,9 +108,9 @@ def tmp_path(request, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def template(tmp_path_factory):
+def empty_file(tmp_path_factory):
     """A SQLite file with the tables and nothing in them: to copy one is faster than to make one."""
-    file = tmp_path_factory.mktemp("template") / "signalbox.db"
+    file = tmp_path_factory.mktemp("empty") / "signalbox.db"
     create_app({"DATABASE_URL": f"sqlite:///{file}"})
     close_database()
     return file
@@ -134,10 +134,10 @@ def environ(database_url):
 
 
 @pytest.fixture
-def app(environ, clock, template):
+def app(environ, clock, empty_file):
     url = environ["DATABASE_URL"]
     if url.startswith("sqlite") and not os.path.exists(file_of(url)):
-        shutil.copyfile(template, file_of(url))
+        shutil.copyfile(empty_file, file_of(url))
     yield create_app(environ, clock)
     close_database()
 
