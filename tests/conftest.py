@@ -1,13 +1,29 @@
 """Small fixtures: a service on a database of its own, a clock to move, its client and commands."""
 import json
+import os
+import shutil
+import sqlite3
+import tempfile
+from contextlib import closing
+from pathlib import Path
 
+import psycopg
 import pytest
 
 import postgres_server as postgres
 from app import create_app
-from storage import database
+# What the tests need of the service's inside. They take it from here, so that it moves easily.
+from cli import __version__ as VERSION  # noqa: F401
+from models import STEPS
+from runs.refusals import Unusable  # noqa: F401
+from storage import database, open_database  # noqa: F401
+from storage.copy import BATCH as COPIED_AT_A_TIME  # noqa: F401
+from terminal import age, graph, label  # noqa: F401
+import upkeep
 
+SCHEMA_VERSION = len(STEPS) + 1
 MINUTE = 60_000
+MEMORY = "/dev/shm"
 
 
 class Clock:
@@ -51,11 +67,9 @@ def postgres_server():
 
 
 def pytest_generate_tests(metafunc):
-    """Every test that touches the database runs on both kinds, but for those about one of them."""
-    if "database_url" in metafunc.fixturenames:
-        only_sqlite = metafunc.definition.get_closest_marker("sqlite")
-        kinds = ["sqlite"] if only_sqlite else ["sqlite", "postgresql"]
-        metafunc.parametrize("database_url", kinds, indirect=True)
+    """Tests run on SQLite; those marked `both` have a second turn on PostgreSQL."""
+    if metafunc.definition.get_closest_marker("both"):
+        metafunc.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
 
 
 def pytest_collection_modifyitems(items):
@@ -63,10 +77,51 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.get_closest_marker("server") is None)
 
 
+def close_database():
+    """End this thread's session with the database of the application that was made last."""
+    database.close()
+
+
+def session(url):
+    """A session of another program's with a database: closing(session(url))."""
+    if url.startswith("sqlite"):
+        return sqlite3.connect(file_of(url), isolation_level=None)
+    return psycopg.connect(url, autocommit=True)
+
+
+def sql(url, statement, *values):
+    """The rows that another program gets for a statement."""
+    with closing(session(url)) as connection:
+        return connection.execute(statement, values).fetchall()
+
+
+def file_of(url):
+    return url.removeprefix("sqlite:///").partition("?")[0]
+
+
+@pytest.fixture
+def tmp_path(request, tmp_path):
+    """The test's folder: in memory, where a sync takes no time, unless real processes use it."""
+    if request.node.get_closest_marker("server") or not os.access(MEMORY, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(prefix="signalbox-", dir=MEMORY) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def empty_file(tmp_path_factory):
+    """A SQLite file with the tables and nothing in them: to copy one is faster than to make one."""
+    file = tmp_path_factory.mktemp("empty") / "signalbox.db"
+    create_app({"DATABASE_URL": f"sqlite:///{file}"})
+    close_database()
+    return file
+
+
 @pytest.fixture
 def database_url(request, tmp_path):
-    """An empty database of either kind."""
-    if request.param == "sqlite":
+    """An empty database: SQLite's, unless the test is marked `both`."""
+    if getattr(request, "param", "sqlite") == "sqlite":
         return f"sqlite:///{tmp_path}/signalbox.db"
     server = request.getfixturevalue("postgres_server")
     if server is None:
@@ -81,9 +136,18 @@ def environ(database_url):
 
 
 @pytest.fixture
-def app(environ, clock):
+def app(environ, clock, empty_file):
+    url = environ["DATABASE_URL"]
+    if url.startswith("sqlite") and not os.path.exists(file_of(url)):
+        shutil.copyfile(empty_file, file_of(url))
     yield create_app(environ, clock)
-    database.close()
+    close_database()
+
+
+@pytest.fixture
+def small_batches(monkeypatch):
+    """What looks after all runs takes on two of them at a time."""
+    monkeypatch.setattr(upkeep, "BATCH", 2)
 
 
 @pytest.fixture

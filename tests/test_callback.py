@@ -30,6 +30,7 @@ def data(payload):
 
 # What a callback does
 
+@pytest.mark.both
 def test_a_callback_ends_every_waiting_task_of_its_topic(define, start, callback, show):
     run = start(define("release", wait_task("unit", "tests"), wait_task("lint", "tests"),
                        wait_task("docs")))
@@ -67,6 +68,7 @@ def test_a_topic_belongs_to_its_run(define, start, callback, show):
     assert show(other) == other
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("topic", ["a b", "größe/✓", "a+b&c=d#e", "100%", "' OR 1=1 --", "t" * 255])
 def test_a_topic_may_be_any_text(define, start, callback, show, topic):
     run = start(define("release", wait_task("tests", topic)))
@@ -76,7 +78,6 @@ def test_a_topic_may_be_any_text(define, start, callback, show, topic):
 
 # What is refused
 
-@pytest.mark.sqlite  # refused before any database
 @pytest.mark.parametrize("method", ["POST", "GET"])
 @pytest.mark.parametrize("query, field", [
     ("topic=tests", "workflowrun"), ("workflowrun=&topic=tests", "workflowrun"),
@@ -118,6 +119,7 @@ def test_a_body_must_be_a_json_object(client, waiting, show, content_type, body,
     assert show(waiting) == waiting
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("payload", [{}, None], ids=["POST", "GET"])
 def test_an_unknown_run_or_topic_is_404(waiting, callback, show, payload):
     assert callback(UNKNOWN_RUN, "tests", json=payload).status_code == 404
@@ -128,6 +130,7 @@ def test_an_unknown_run_or_topic_is_404(waiting, callback, show, payload):
 
 # Callbacks that come early
 
+@pytest.mark.both
 def test_an_early_callback_is_remembered(chain, callback, show):
     assert callback(chain, "tests", json={"early": 1}).status_code == 200
     assert statuses(show(chain)) == {
@@ -139,6 +142,7 @@ def test_an_early_callback_is_remembered(chain, callback, show):
         "build": data({"on": "time"}), "tests": data({"early": 1}), "approval": []}
 
 
+@pytest.mark.both
 def test_a_chain_of_early_callbacks_ends_with_the_first_task(chain, callback, clock, show):
     callback(chain, "approval", json={"n": 3}), callback(chain, "tests")
     clock.advance(minutes=1)
@@ -176,6 +180,7 @@ def test_one_callback_ends_the_waiting_and_is_remembered_by_the_others(
 
 # Repeats and conflicts
 
+@pytest.mark.both
 @pytest.mark.parametrize("topic", ["build", "tests"], ids=["ended", "remembered"])
 @pytest.mark.parametrize("status", [None, "failed"])
 @pytest.mark.parametrize("payload", [{"n": 2}, None], ids=["POST", "GET"])
@@ -228,6 +233,7 @@ def test_a_topic_that_has_ended_otherwise_is_409_saying_how(
     assert show(run) == before
 
 
+@pytest.mark.both
 def test_a_topic_with_one_task_ended_and_one_waiting_takes_a_callback(
         define, start, callback, clock, show):
     run = start(define("release", wait_task("fast", "tests", timeout=5),
@@ -244,6 +250,7 @@ def test_a_topic_with_one_task_ended_and_one_waiting_takes_a_callback(
     assert show(run) == stored
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("topic, code", [("tests", 409), ("nothing", 404)])
 def test_a_timeout_that_a_refused_callback_notices_stays(
         waiting, callback, clock, show, topic, code):

@@ -44,7 +44,6 @@ def is_one_line(result):
             and len(result.stderr.splitlines()) == 1)
 
 
-@pytest.mark.sqlite  # refused before any database
 @pytest.mark.parametrize("command", [["workflow"], ["workflowrun"], *COMMANDS], ids=" ".join)
 def test_help_says_what_each_command_does(flask, command):
     result = flask(*command, "--help")
@@ -53,7 +52,6 @@ def test_help_says_what_each_command_does(flask, command):
     assert re.fullmatch(r"  [A-Z].{10,}[.,:;\w()]", sentence)
 
 
-@pytest.mark.sqlite  # refused before any database
 @pytest.mark.parametrize("command", [
     ["workflow", "apply"], ["workflow", "show"], ["workflow", "delete"], ["workflow", "rename"],
     ["workflow", "list", "--yaml"], ["workflow", "show", "a", "b"],
@@ -91,6 +89,7 @@ def test_a_refusal_is_one_line_that_says_what_to_do_next(
     assert listed("--status", "running") == [run["id"]]
 
 
+@pytest.mark.both
 def test_workflows_are_listed_by_name(define, flask):
     define("nightly", wait_task("unit"), wait_task("lint"))
     define("release", displayName="Release approval")
@@ -109,6 +108,7 @@ def test_workflows_are_listed_as_json_as_show_prints_them(define, flask):
     assert shown[0]["tasks"] == [{**wait_task("unit", timeout=5), "dependencies": []}]
 
 
+@pytest.mark.both
 def test_nothing_listed_says_how_to_begin(flask):
     assert "flask workflow apply" in flask("workflow", "list").stdout
     assert flask.json("workflow", "list", "--json") == []
@@ -116,6 +116,7 @@ def test_nothing_listed_says_how_to_begin(flask):
     assert flask.json("workflowrun", "list", "--json") == []
 
 
+@pytest.mark.both
 def test_runs_are_listed_newest_first_even_of_the_same_millisecond(define, start, listed, clock):
     ids = [start(define("release"))["id"] for _ in range(12)]
     clock.advance(minutes=-1)
@@ -134,11 +135,13 @@ def test_runs_are_listed_in_a_table(define, start, ended, flask):
     assert {"nightly", "unit, topic two"} <= set(found[1])
 
 
+@pytest.mark.both
 def test_runs_are_listed_as_json_as_show_prints_them(define, start, ended, flask, show):
     runs = [ended("failed"), start(define("nightly", wait_task("unit")), {"a": "é"})]
     assert flask.json("workflowrun", "list", "--json") == [show(run) for run in runs[::-1]]
 
 
+@pytest.mark.both
 def test_runs_are_listed_by_workflow_and_status(define, start, ended, listed, flask):
     runs = {status: ended(status)["id"] for status in ("succeeded", "failed")}
     runs["cancelled"] = start("release")["id"]
@@ -187,6 +190,7 @@ def test_wait_for_an_unknown_run_exits_with_2(flask):
     assert result.exit_code == 2 and is_one_line(result) and "5f0c" in result.stderr
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("status, exit_code", [("succeeded", 0), ("failed", 1)])
 def test_wait_returns_when_a_callback_arrives_meanwhile(define, start, flask, callback, status,
                                                         exit_code):
@@ -212,6 +216,7 @@ def test_wait_returns_when_the_run_times_out_meanwhile(define, start, flask, clo
     assert (result.exit_code, json.loads(result.stdout)["status"]) == (1, "timedout")
 
 
+@pytest.mark.both
 def test_cancel_ends_the_run_and_its_open_tasks(define, start, flask, show):
     run = start(define("release", wait_task("tests"), wait_task("ship", tests="success")))
     result = flask("workflowrun", "cancel", run["id"])
@@ -229,6 +234,7 @@ def test_cancelling_a_run_that_has_ended_is_refused(ended, flask, show, status):
     assert show(run) == before
 
 
+@pytest.mark.both
 def test_a_deleted_workflow_is_unknown_and_its_ended_runs_stay(ended, flask, show, client):
     run = ended()
     result = flask("workflow", "delete", "release")
@@ -238,6 +244,7 @@ def test_a_deleted_workflow_is_unknown_and_its_ended_runs_stay(ended, flask, sho
     assert show(run)["status"] == "succeeded"
 
 
+@pytest.mark.both
 def test_deleting_is_refused_while_runs_are_under_way(define, start, flask, show):
     runs = [start(define("release", wait_task("tests"))) for _ in range(2)]
     result = flask("workflow", "delete", "release")
@@ -246,6 +253,7 @@ def test_deleting_is_refused_while_runs_are_under_way(define, start, flask, show
     assert [show(run) for run in runs] == runs
 
 
+@pytest.mark.both
 def test_deleting_by_force_cancels_the_workflows_runs_and_no_others(define, start, ended, flask,
                                                                     show):
     other, done = start(define("nightly", wait_task("unit"))), ended()
@@ -258,6 +266,7 @@ def test_deleting_by_force_cancels_the_workflows_runs_and_no_others(define, star
     assert [known["name"] for known in flask.json("workflow", "list", "--json")] == ["nightly"]
 
 
+@pytest.mark.both
 def test_runs_that_are_overdue_do_not_keep_their_workflow(define, start, flask, show, clock):
     run = start(define("release", wait_task("tests"), timeout=5))
     clock.advance(minutes=5)
@@ -265,6 +274,7 @@ def test_runs_that_are_overdue_do_not_keep_their_workflow(define, start, flask, 
     assert show(run)["status"] == "timedout"
 
 
+@pytest.mark.both
 def test_a_workflow_applied_after_its_deletion_begins_anew(define, start, flask):
     for _ in range(2):
         define("release", timeout=5)
@@ -281,6 +291,7 @@ def test_expire_says_how_many_runs_it_touched(define, start, flask, clock):
     assert "0" in early.stdout and "1" in due.stdout
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("duration, milliseconds", [
     ("0s", 0), ("90s", 90_000), ("5m", 300_000), ("36h", 129_600_000), ("30d", 2_592_000_000)])
 def test_purge_deletes_only_what_ended_longer_ago(define, start, ended, flask, listed, clock,
@@ -296,6 +307,7 @@ def test_purge_deletes_only_what_ended_longer_ago(define, start, ended, flask, l
     assert models.TaskRun.select().count() == 2
 
 
+@pytest.mark.both
 def test_purge_counts_from_the_end_of_a_run(define, start, callback, flask, listed, clock):
     run = start(define("release", wait_task("tests")))
     clock.advance(minutes=600)
@@ -305,6 +317,7 @@ def test_purge_counts_from_the_end_of_a_run(define, start, callback, flask, list
     assert listed() == [run["id"]]
 
 
+@pytest.mark.both
 def test_purge_goes_on_over_more_than_one_batch(define, start, flask, listed, clock, monkeypatch):
     monkeypatch.setattr(upkeep, "BATCH", 2)
     for _ in range(5):
@@ -314,6 +327,7 @@ def test_purge_goes_on_over_more_than_one_batch(define, start, flask, listed, cl
     assert listed() == []
 
 
+@pytest.mark.both
 def test_expire_goes_on_over_more_than_one_batch(
         define, start, listed, flask, clock, monkeypatch):
     monkeypatch.setattr(upkeep, "BATCH", 2)
@@ -323,6 +337,7 @@ def test_expire_goes_on_over_more_than_one_batch(
     assert listed("--status", "failed") == ids[::-1]
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("header", ["Idempotency-Key", "Webhook-Id", "X-GitHub-Delivery"])
 def test_a_delivery_id_is_forgotten_when_its_run_is_purged(ended, start, flask, listed, clock,
                                                            header):

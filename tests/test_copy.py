@@ -15,9 +15,7 @@ import pytest
 
 import postgres_server
 from app import create_app
-from conftest import Commands, statuses, wait_task
-from storage import database
-from storage.copy import BATCH
+from conftest import COPIED_AT_A_TIME, Commands, database, statuses, wait_task
 from server import PROJECT, wait_until
 
 KINDS = ["sqlite", "postgresql"]
@@ -133,10 +131,10 @@ def test_the_copy_answers_the_same_for_every_run(lives, flask, copied, clock):
 
 def test_more_rows_than_are_copied_at_a_time_are_all_copied(define, start, flask, copied):
     define("release", *map(wait_task, ["tests", "approval", "rollback"]))
-    for number in range(BATCH + 1):
+    for number in range(COPIED_AT_A_TIME + 1):
         start("release", {"number": number})
     before = flask.json("workflowrun", "list", "--json", "--limit", "1000")
-    assert len(before) == BATCH + 1
+    assert len(before) == COPIED_AT_A_TIME + 1
     assert copied().flask.json("workflowrun", "list", "--json", "--limit", "1000") == before
 
 
@@ -281,7 +279,6 @@ def test_a_failure_in_the_middle_leaves_the_target_empty(
     assert counts(target) == [0, 0, 0]
 
 
-@pytest.mark.sqlite
 def test_what_the_target_cannot_hold_is_refused_in_a_line(lives, flask, environ, new):
     """SQLite does not count the characters of a text; PostgreSQL does."""
     target = new("postgresql")
@@ -302,7 +299,6 @@ WRONG = {
 }
 
 
-@pytest.mark.sqlite
 @pytest.mark.parametrize("as_source", [True, False], ids=["source", "target"])
 @pytest.mark.parametrize("url, said", WRONG.values(), ids=WRONG)
 def test_a_url_that_leads_nowhere_is_refused_in_a_line(flask, environ, new, url, said, as_source):

@@ -53,6 +53,7 @@ def refuses(result, *fields):
             and all(re.search(rf"\b{field}: ", result.stderr) for field in fields))
 
 
+@pytest.mark.both
 def test_a_definition_is_created_then_unchanged_then_updated(apply, stored):
     said = [apply(release(timeout=timeout)).stdout for timeout in (5, 5, 6)]
     assert [line.split()[0] for line in said] == ["created", "unchanged", "updated"]
@@ -67,6 +68,7 @@ def test_the_version_is_raised_only_by_a_change(apply, start):
     assert versions == [1, 1, 2, 2, 3]
 
 
+@pytest.mark.both
 def test_a_run_already_started_keeps_its_tasks(define, start, callback, show):
     run = start(define("release", wait_task("tests")))
     define("release", wait_task("approval"), timeout=5)
@@ -108,6 +110,7 @@ def test_nulls_inside_a_trigger_count_as_absent(apply, start):
     assert start("release", {"ref": "main"})["status"] == "succeeded"
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("definition", [
     pytest.param({"name": "a"}, id="name of 1"),
     pytest.param({"name": "Az09._-" + "x" * 93}, id="name of 100"),
@@ -131,7 +134,6 @@ def test_a_timeout_of_0_is_none(define, start, clock, show):
     assert statuses(show(run)) == {"tests": "waiting"}
 
 
-@pytest.mark.sqlite  # refused before any database
 @pytest.mark.parametrize("definition, field", [
     *[pytest.param({"name": name}, "name", id=f"name {about}") for about, name in {
         "null": None, "empty": "", "of 101": "x" * 101, "with space": "my release",
@@ -185,7 +187,6 @@ def test_a_mistake_is_named_by_its_field_and_nothing_is_stored(apply, stored, de
     assert stored() == []
 
 
-@pytest.mark.sqlite  # refused before any database
 @pytest.mark.parametrize("params", [
     None, [], [{"name": "note", "value": "x"}], [{"name": "topic"}],
     [{"name": "topic", "value": ""}], [{"name": "topic", "value": None}],
@@ -248,6 +249,7 @@ def test_the_mistakes_of_all_files_are_reported_with_the_file_that_has_them(flas
     assert stored() == []
 
 
+@pytest.mark.both
 def test_one_bad_file_keeps_all_others_from_being_applied(define, flask, write, stored):
     define("release", timeout=5)
     result = flask("workflow", "apply", write("good.json", [release(), {"name": "nightly"}]),
@@ -256,6 +258,7 @@ def test_one_bad_file_keeps_all_others_from_being_applied(define, flask, write, 
     assert [(known["name"], known["timeout"]) for known in stored()] == [("release", 5)]
 
 
+@pytest.mark.both
 def test_several_files_and_lists_apply_together(flask, write, stored):
     result = flask("workflow", "apply", write("one.json", {"name": "one"}),
                    write("more.json", [{"name": "two"}, {"name": "three"}]))
@@ -274,7 +277,6 @@ def test_the_same_name_twice_in_one_apply_is_refused(flask, write, stored, files
     assert stored() == []
 
 
-@pytest.mark.sqlite  # refused before any database
 @pytest.mark.parametrize("raw", [
     b"", b"{", b'{"name": "a"} x', b'{"name": "a", "timeout": NaN}', b'{"name": "a", "x": 1e999}',
     b'{"name": "\xff"}', b'{"name": "a", "displayName": "\\ud800"}', b"{'name': 'a'}",
@@ -307,6 +309,7 @@ def test_a_file_that_is_missing_is_a_wrong_usage(flask, stored, tmp_path):
     assert result.exit_code == 2 and "missing.json" in result.stderr
 
 
+@pytest.mark.both
 def test_what_show_prints_applies_as_unchanged(flask, define):
     conditions = [{"field": "data.n", "operation": "equals", "value": 0},
                   {"field": "data.ref", "operation": "matches", "value": "v.*"},

@@ -84,7 +84,6 @@ def test_a_structured_events_ce_headers_are_not_read(client, define, stored):
     assert stored() == [answer.json]
 
 
-@pytest.mark.sqlite  # refused before any database
 @pytest.mark.parametrize("content_type", [
     None, "text/plain", "application/cloudevents-batch+json", "application/cloudevents+xml",
     "application/cloudevents", "application/xml", "application/cloudevents+json; charset=latin-1",
@@ -98,7 +97,6 @@ def test_another_content_type_is_415(client, define, stored, content_type, heade
     assert stored() == []
 
 
-@pytest.mark.sqlite  # refused before any database
 @pytest.mark.parametrize("content_type", [STRUCTURED, PLAIN])
 @pytest.mark.parametrize("body", [b"", b"null", b'"text"', b"{", json.dumps([EVENT]).encode()])
 def test_a_body_that_is_no_event_is_400(client, define, stored, content_type, body):
@@ -177,7 +175,6 @@ def test_an_event_is_taken_when(define, send, stored, name, value):
     assert stored() == [answer.json]
 
 
-@pytest.mark.sqlite  # refused before any database
 @pytest.mark.parametrize("content_type", [STRUCTURED, PLAIN])
 @pytest.mark.parametrize("name, value", BAD.values(), ids=BAD)
 def test_an_event_is_refused_unless(define, send, stored, name, value, content_type):
@@ -187,7 +184,6 @@ def test_an_event_is_refused_unless(define, send, stored, name, value, content_t
     assert stored() == []
 
 
-@pytest.mark.sqlite  # refused before any database
 @pytest.mark.parametrize("name, value", BINARY_BAD.values(), ids=BINARY_BAD)
 def test_a_binary_event_is_refused_unless(define, send_binary, stored, name, value):
     answer = send_binary({f"ce-{name}": quote(value)}, b"{}", define("release"))
@@ -211,6 +207,7 @@ def test_an_attribute_that_is_null_counts_as_absent(define, send, stored, name):
     assert stored() == [answer.json]
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("data", [None, False, 0, 1.5, "", "text", [], [{"a": None}], {}], ids=str)
 def test_data_may_be_any_json_value(define, send, stored, data):
     answer = send({"data": data}, define("release"))
@@ -390,6 +387,7 @@ def test_declared_parameters_named_data_and_event_yield_to_what_arrived(define, 
 
 # Repeats
 
+@pytest.mark.both
 def test_the_same_source_and_id_answer_with_the_first_run(define, send, send_binary, stored):
     run = send({"data": 1}, define("release", wait_task("tests"))).json
     assert send({"data": 2, "type": "other"}, "release").json == run
@@ -397,6 +395,7 @@ def test_the_same_source_and_id_answer_with_the_first_run(define, send, send_bin
     assert stored() == [run]
 
 
+@pytest.mark.both
 def test_a_repeat_answers_with_the_run_as_it_stands_now(define, send, callback, clock, stored):
     run = send({}, define("release", wait_task("tests"))).json
     clock.advance(minutes=1)
@@ -406,6 +405,7 @@ def test_a_repeat_answers_with_the_run_as_it_stands_now(define, send, callback, 
     assert stored() == [repeat]
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("other", [{"id": "2"}, {"source": "/cd"}, {"id": "i1", "source": "/c"}],
                          ids=["another id", "another source", "the same letters"])
 def test_another_source_or_id_is_another_run(define, send, stored, other):
@@ -413,12 +413,14 @@ def test_another_source_or_id_is_another_run(define, send, stored, other):
     assert len({run["id"] for run in stored()}) == 2
 
 
+@pytest.mark.both
 def test_a_source_and_id_count_for_one_workflow_only(define, send, stored):
     for name in ("one", "two"):
         assert send({}, define(name)).status_code == 200
     assert {run["workflowRef"] for run in stored()} == {"one", "two"}
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("query, subject", [("release", "a"), (None, "release/a"), (None, "a")],
                          ids=["named by the query", "named by the subject", "found by conditions"])
 @pytest.mark.parametrize("triggers", [
@@ -437,6 +439,7 @@ def test_a_repeat_is_recognised_before_trigger_and_conditions(
 
 # The CNCF SDK as a sender
 
+@pytest.mark.both
 @pytest.mark.parametrize("mode", [to_structured, to_binary])
 def test_the_cloudevents_sdk_starts_a_run(client, define, stored, mode):
     define("release", wait_task("tests"), triggers=when("event.team", "größe 100% \"✓\""))

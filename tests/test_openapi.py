@@ -33,8 +33,6 @@ PAGE = {"Accept": "text/html"}
 #: The run's id in the file's examples; a request gets the id of a run that there is instead.
 RUN = COMPONENTS["parameters"]["workflowrun"]["example"]
 
-pytestmark = pytest.mark.sqlite  # nothing here depends on the kind of database
-
 
 def resolved(part):
     """The part of the file, or what it refers to."""

@@ -444,7 +444,6 @@ OWN = [{}, {"Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"},
        {"Sec-Fetch-Site": "same-origin", "Origin": "http://localhost"}]
 
 
-@pytest.mark.sqlite  # refused before any database
 @pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
 @pytest.mark.parametrize("headers", FOREIGN, ids=str)
 def test_a_form_of_another_site_is_403_and_changes_nothing(

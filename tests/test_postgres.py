@@ -5,7 +5,6 @@ stays with the kernel. SOAK_KILLS says how often the service is killed under loa
 unless it is set.
 """
 import json
-import logging
 import os
 import random
 import re
@@ -22,9 +21,7 @@ import pytest
 
 import postgres_server
 from app import create_app
-from conftest import Commands, statuses, wait_task
-from models import STEPS, TABLES
-from storage import database, open_database
+from conftest import Commands, database, open_database, statuses, wait_task
 from server import GUNICORN, PROJECT, Load, Server, at_once, kill, processes, wait_until
 from test_durability import life_of, names, refused, timed, writes
 
@@ -711,7 +708,7 @@ def test_a_user_needs_no_right_to_create_once_the_tables_are_there(postgres, tem
 
 def test_options_of_the_url_are_added_to_the_limits(postgres):
     url = postgres.url() + "&options=" + quote("-c statement_timeout=3s -c work_mem=8MB")
-    session, names = engine(url, []), ["lock_timeout", "statement_timeout", "work_mem",
+    session, names = open_database(url, [], []), ["lock_timeout", "statement_timeout", "work_mem",
                                        "idle_in_transaction_session_timeout"]
     try:
         assert [session.execute_sql(f"SHOW {name}").fetchone()[0] for name in names] == [
@@ -848,6 +845,7 @@ def form(machine, run, body):
     return type("Answer", (), {"status": status, "text": text})
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("place", ["displayName", "name", "task", "topic", "param", "value"])
 @pytest.mark.parametrize("text", [HOSTILE["NUL"], HOSTILE["an emoji"] * 100, "€" * 255],
                          ids=["NUL", "emoji", "255 signs"])
@@ -866,133 +864,3 @@ def test_hostile_text_in_a_definition_is_taken_or_refused(
         run = start(definition["name"])
         assert callback(run, task["params"][0]["value"]).status_code == 200
         assert show(run)["status"] == "succeeded"
-
-
-# Plans
-
-RUNS = 5_000
-FILL = f"""
-    INSERT INTO workflow_run (id, workflow_ref, workflow_version, trigger, routed, delivery_key,
-                              status, params, start_time, end_time, timeout, due)
-        SELECT 'id' || n, 'name' || n % 5, 1, 'webhook', false, 'key' || n,
-               CASE WHEN n % 100 = 0 THEN 'running' WHEN n % 7 = 0 THEN 'failed'
-                    ELSE 'succeeded' END, '{{"data": {{}}}}', n,
-               CASE WHEN n % 100 > 0 THEN n END, 1, CASE WHEN n % 100 = 0 THEN n + 60000 END
-        FROM generate_series(1, {RUNS}) AS n;
-    INSERT INTO task_run (workflow_run_id, position, id, name, topic, status, dependencies)
-        SELECT number, position, id, 'tests', 'tests',
-               CASE status WHEN 'running' THEN 'waiting' ELSE status END, '[]'
-        FROM workflow_run, generate_series(0, 1) AS position;
-    ANALYZE;
-"""
-
-
-def nodes(plan):
-    return [plan, *(node for part in plan.get("Plans", []) for node in nodes(part))]
-
-
-def slow_nodes(session, sql, values, generic):
-    """The steps of the statement's plan that look at every run or task."""
-    places = count(1)
-    text = re.sub("%s", lambda match: f"${next(places)}", sql)
-    session.execute(f"SET plan_cache_mode = force_{'generic' if generic else 'custom'}_plan")
-    session.execute(f"PREPARE statement AS {text}")
-    given = f"({', '.join(['%s'] * len(values))})" if values else ""
-    [[[found]]] = psycopg.ClientCursor(session).execute(
-        f"EXPLAIN (FORMAT JSON) EXECUTE statement{given}", values or None).fetchall()
-    session.execute("DEALLOCATE statement")
-    return [node for node in nodes(found["Plan"]) if is_slow(node, found["Plan"])]
-
-
-def is_slow(node, plan):
-    if node["Node Type"] == "Seq Scan":
-        return node["Relation Name"] in ("workflow_run", "task_run")
-    if node["Node Type"] in ("Index Scan", "Index Only Scan", "Bitmap Index Scan"):
-        # The newest runs of all are found from the end of an index, until there are enough.
-        ordered = node.get("Scan Direction") == "Backward" and "Limit" in {
-            part["Node Type"] for part in nodes(plan)}
-        return "Index Cond" not in node and not ordered and "workflow" not in node["Index Name"][:9]
-    return False
-
-
-def post(client, path, **headers):
-    answer = client.post(f"/api/v2/{path}", json={}, headers=headers)
-    assert answer.status_code == 200, answer.text
-    return answer.json
-
-
-FREQUENT = {
-    "list": lambda client, flask: flask("workflowrun", "list"),
-    "list of a workflow": lambda client, flask: flask("workflowrun", "list", "--workflow", "name1"),
-    "list of a status": lambda client, flask: flask("workflowrun", "list", "--status", "failed"),
-    "list of both": lambda client, flask: flask(
-        "workflowrun", "list", "--workflow", "name1", "--status", "running"),
-    "expire": lambda client, flask: flask("workflowrun", "expire"),
-    "show": lambda client, flask: flask("workflowrun", "show", "id1"),
-    "start": lambda client, flask: post(client, "webhook?workflow=release", webhook_id="a"),
-    "start by conditions": lambda client, flask: post(client, "webhook", webhook_id="b"),
-    "resolve": lambda client, flask: post(client, "callback?topic=tests&workflowrun="
-                                          + post(client, "webhook?workflow=release")["id"]),
-    "delete": lambda client, flask: flask("workflow", "delete", "release", "--force"),
-    "purge": lambda client, flask: flask("workflowrun", "purge", "--older-than", "1d"),
-}
-REQUESTS = {"start", "start by conditions", "resolve"}
-
-
-@pytest.fixture(scope="module")
-def filled(postgres, template):
-    """The name of a database with many runs, most of them ended, some overdue."""
-    name = postgres.new(f"TEMPLATE {template}")
-    with postgres.connect(name) as session:
-        session.execute("DELETE FROM workflow WHERE name <> 'release'")
-        session.execute(FILL)
-    return name
-
-
-@pytest.fixture(scope="module")
-def sent(postgres, filled):
-    """What is asked about runs and tasks, as {sql: values} by what was done."""
-    app = create_app({"DATABASE_URL": postgres.url(postgres.new(f"TEMPLATE {filled}"))})
-    client, flask, sent = app.test_client(), Commands(app), {}
-    log = logging.getLogger("peewee")
-    for what, do in FREQUENT.items():
-        found = sent[what] = {}
-
-        def keep(record):
-            sql, values = record.msg
-            if re.search('"(workflow_run|task_run)"', sql) and not sql.startswith("INSERT"):
-                found[sql] = values
-
-        log.addFilter(keep)
-        log.setLevel(logging.DEBUG)
-        try:
-            done = do(client, flask)
-        finally:
-            log.removeFilter(keep)
-            log.setLevel(logging.NOTSET)
-        assert getattr(done, "exit_code", 0) == 0, done
-    database.close()
-    return sent
-
-
-@pytest.mark.parametrize("what", FREQUENT)
-def test_every_frequent_query_of_runs_uses_an_index(postgres, filled, sent, what):
-    assert sent[what]
-    with postgres.connect(filled) as session:
-        session.execute("SET enable_seqscan = off")
-        slow = {(sql, generic): steps for sql, values in sent[what].items()
-                for generic in {False, what in REQUESTS}  # a service's sessions prepare statements
-                if (steps := slow_nodes(session, sql, values, generic))}
-    assert slow == {}
-
-
-@pytest.mark.parametrize("index, sql", [
-    ("workflow_run_id", "SELECT * FROM workflow_run WHERE id = %s"),
-    ("workflow_run_due", "SELECT * FROM workflow_run WHERE due <= %s ORDER BY due LIMIT 500")])
-def test_without_its_index_a_query_is_slow(postgres, filled, index, sql):
-    """That is: the test above can fail."""
-    with postgres.connect(filled) as session, session.transaction(force_rollback=True):
-        session.execute("SET enable_seqscan = off")
-        assert slow_nodes(session, sql, ["1"], True) == []
-        session.execute(f"DROP INDEX {index}")
-        assert slow_nodes(session, sql, ["1"], True) != []

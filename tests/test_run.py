@@ -128,6 +128,7 @@ def test_a_failed_run_says_which_tasks_were_to_blame(workflow, start, end, show)
     assert "lint" in show(run)["statusMessage"] and "unit" not in show(run)["statusMessage"]
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("tasks, keys", [([wait_task("unit", timeout=5)], {}),
                                          ([wait_task("unit")], {"timeout": 5})],
                          ids=["task", "run"])
@@ -193,6 +194,7 @@ def test_tasks_that_were_due_one_after_the_other_end_in_that_order(workflow, sta
     assert "early" in stored["tasks"][2]["statusMessage"]
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("notice, exit_code", [
     (["show", "ID"], 0), (["list"], 0), (["list", "--json"], 0), (["list", "--limit", "1"], 0),
     (["list", "--status", "running"], 0), (["wait", "ID", "--timeout", "0"], 1),
@@ -227,6 +229,7 @@ def test_a_timeout_is_noticed_by_a_callback_for_another_task(workflow, start, ca
     assert statuses(show(run)) == {"unit": "timedout", "lint": "succeeded"}
 
 
+@pytest.mark.both
 def test_a_timeout_is_noticed_by_the_delivery_sent_again(workflow, start, show, clock):
     run = start(workflow(UNIT), **{"Idempotency-Key": "1"})
     clock.advance(minutes=5)
@@ -243,6 +246,7 @@ def test_a_callback_comes_too_late_for_an_overdue_run(workflow, start, show, cal
     assert (show(run)["status"], statuses(show(run))) == ("timedout", {"unit": "cancelled"})
 
 
+@pytest.mark.both
 def test_expire_ends_what_is_overdue_in_all_runs_and_nothing_else(define, start, show, flask,
                                                                   clock):
     runs = [start(define(f"due-{minutes}", wait_task("unit", timeout=minutes)))
@@ -253,6 +257,7 @@ def test_expire_ends_what_is_overdue_in_all_runs_and_nothing_else(define, start,
     assert [show(run)["status"] for run in runs] == ["failed", "failed", "running", "running"]
 
 
+@pytest.mark.both
 def test_an_early_callback_ends_its_task_the_moment_it_starts(workflow, start, callback, show,
                                                               clock):
     run = start(workflow(UNIT, wait_task("undo", unit="failure"), wait_task("mail", undo="always")))
@@ -276,6 +281,7 @@ def test_an_early_callback_does_not_end_a_task_that_is_skipped(workflow, start, 
     assert stored["tasks"][1]["results"] == []
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("status", ["succeeded", "failed", "timedout", "cancelled"])
 def test_a_run_that_has_ended_is_never_touched_again(workflow, start, end, show, flask, callback,
                                                      clock, status):
@@ -319,6 +325,7 @@ def test_an_id_sorts_after_those_of_earlier_seconds(workflow, start, clock):
     assert ids == sorted(ids)
 
 
+@pytest.mark.both
 def test_a_new_run_looks_as_the_contract_has_it(workflow, start, show):
     run = start(workflow(wait_task("tests", timeout=60), wait_task("ship", tests="success"),
                          displayName="Release approval", timeout=1440), {"version": 1})
@@ -338,6 +345,7 @@ def test_a_new_run_looks_as_the_contract_has_it(workflow, start, show):
                    "params": [{"name": "topic", "value": "ship"}]}]}
 
 
+@pytest.mark.both
 def test_what_is_stored_is_what_the_start_answered(workflow, start, show):
     run = start(workflow(wait_task("unit"), wait_task("lint", timeout=5),
                          wait_task("ship", timeout=6, lint="success"), timeout=7))
@@ -345,12 +353,14 @@ def test_what_is_stored_is_what_the_start_answered(workflow, start, show):
     assert show(run) == run
 
 
+@pytest.mark.both
 def test_tasks_are_shown_in_the_order_of_the_definition(workflow, start, end, show):
     run = start(workflow(*[wait_task(f"t{number}") for number in range(12)]))
     end(run, "t11", "succeeded")
     assert [task["name"] for task in show(run)["tasks"]] == [f"t{number}" for number in range(12)]
 
 
+@pytest.mark.both
 def test_cancelling_ends_only_what_is_open(workflow, start, end, show, flask, callback):
     run = start(workflow(wait_task("unit"), wait_task("lint"), wait_task("ship", lint="success")))
     end(run, "unit", "failed")
@@ -361,6 +371,7 @@ def test_cancelling_ends_only_what_is_open(workflow, start, end, show, flask, ca
     assert callback(run, "lint").status_code == 409
 
 
+@pytest.mark.both
 def test_runs_outlive_their_workflow_and_purging_forgets_them(workflow, start, end, show, flask,
                                                               callback, clock):
     run = start(workflow(wait_task("unit")))

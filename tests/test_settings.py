@@ -16,7 +16,6 @@ from runs.refusals import Unusable
 PROJECT = Path(__file__).parents[1]
 HOOK = {"path": "/api/v2/webhook", "query_string": {"workflow": "release"},
         "content_type": "application/json"}
-pytestmark = pytest.mark.sqlite
 
 
 @pytest.fixture

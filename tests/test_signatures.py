@@ -78,9 +78,6 @@ ANY_SIGNER = pytest.mark.parametrize("sign", SIGNERS.values(), ids=SIGNERS)
 DATED = pytest.mark.parametrize("sign", [sign_standard, sign_slack], ids=list(SIGNERS)[1:])
 
 
-pytestmark = pytest.mark.sqlite  # nothing here depends on the kind of database
-
-
 @pytest.fixture
 def environ(environ):
     return {**environ, "HOOK_SECRET": SECRET, "OTHER_SECRET": OTHER, "EMPTY_SECRET": ""}

@@ -7,8 +7,7 @@ import psycopg
 import pytest
 
 from app import create_app
-from conftest import Commands, wait_task
-from storage import database
+from conftest import Commands, database, wait_task
 from server import wait_until
 
 DAY = 24 * 60
@@ -29,16 +28,18 @@ def table(flask):
     return {row.partition("  ")[0]: row.partition("  ")[2].strip() for row in rows}
 
 
+@pytest.mark.both
 def test_a_new_service_is_well(flask):
     found = facts(flask)
     assert found["database"] == "ok"
     assert found["bytes"] > 0
-    assert found["schema"] == database.schema_version
+    assert found["schema"] == database.newest_version
     assert 0 < found["milliseconds to write"] < 5000
     assert (found["runs"], found["overdue"], found["oldest"]) == ({}, 0, None)
     assert set(found["waiting"].values()) == {0}
 
 
+@pytest.mark.both
 def test_runs_are_counted_by_status(flask, define, start, callback):
     define("release", wait_task("tests"))
     define("record")
@@ -49,6 +50,7 @@ def test_runs_are_counted_by_status(flask, define, start, callback):
     assert table(flask)["runs"].count("failed 3") == 1
 
 
+@pytest.mark.both
 def test_waiting_tasks_are_counted_by_age(flask, define, start, callback, clock):
     define("release", wait_task("one"), wait_task("two"), wait_task("later", one="success"))
     for minutes in (7 * DAY, DAY, 60, 1):
@@ -71,6 +73,7 @@ def test_a_task_that_waits_since_just_now_in_an_old_run_is_young(
     assert list(facts(flask)["waiting"].values()) == [1, 0, 0, 0]
 
 
+@pytest.mark.both
 def test_the_oldest_waiting_run_is_named(flask, define, start, callback, clock):
     define("release", wait_task("tests"))
     ended, oldest = start("release"), start("release")
@@ -81,6 +84,7 @@ def test_the_oldest_waiting_run_is_named(flask, define, start, callback, clock):
     assert "3 days" in table(flask)["oldest"] and oldest["id"] in table(flask)["oldest"]
 
 
+@pytest.mark.both
 def test_what_is_overdue_is_counted_and_left_as_it_is(flask, define, start, clock):
     define("release", wait_task("tests", timeout=60))
     start("release")
@@ -93,6 +97,7 @@ def test_what_is_overdue_is_counted_and_left_as_it_is(flask, define, start, cloc
         assert facts(flask)["runs"] == {"running": 2}
 
 
+@pytest.mark.both
 def test_the_probe_leaves_nothing_behind(flask, define, start):
     define("release", wait_task("tests"))
     start("release")
@@ -114,7 +119,6 @@ def check_it_says_so(flask):
     return result.output
 
 
-@pytest.mark.sqlite
 def test_a_file_that_another_program_holds_is_exit_code_1(flask, database_url):
     with closing(sqlite3.connect(database_url.removeprefix("sqlite:///"))) as holder:
         holder.execute("BEGIN EXCLUSIVE")
@@ -122,7 +126,6 @@ def test_a_file_that_another_program_holds_is_exit_code_1(flask, database_url):
     wait_until(lambda: flask("status").exit_code == 0, "it is well again", 3)
 
 
-@pytest.mark.sqlite
 def test_a_file_that_became_damaged_is_exit_code_1(flask, database_url, clock):
     database.close()
     with open(database_url.removeprefix("sqlite:///"), "r+b") as file:
@@ -130,6 +133,7 @@ def test_a_file_that_became_damaged_is_exit_code_1(flask, database_url, clock):
     check_it_says_so(flask)
 
 
+@pytest.mark.both
 def test_a_database_that_cannot_be_written_is_exit_code_1(flask, database_url, postgres_server):
     database.close()
     if database_url.startswith("sqlite"):

@@ -72,6 +72,7 @@ def test_a_run_is_drawn_as_a_tree(release, callback, clock, terminal):
                         "topic rollback")
 
 
+@pytest.mark.both
 def test_every_task_of_a_run_is_drawn_once_below_its_first_dependency(define, start, terminal):
     chain = [wait_task(f"t{n}", **({f"t{n - 1}": "always"} if n else {})) for n in range(1500)]
     run = start(define("deep", *chain[::-1], wait_task("both", t1="success", t0="success")))
@@ -191,7 +192,6 @@ def typed(environ, *args):
     return seen.decode().replace("\r\n", "\n")
 
 
-@pytest.mark.sqlite
 def test_on_a_real_terminal_a_run_is_drawn_and_waiting_leaves_no_trace(release, environ):
     environ = {**environ, "NO_COLOR": "1"}
     head, tests, curl, *_ = typed(environ, "workflowrun", "show", release["id"]).splitlines()
@@ -341,6 +341,7 @@ def test_try_refuses_what_a_request_could_not_carry(define, flask, raw, says):
 
 # Mistyping
 
+@pytest.mark.both
 @pytest.mark.parametrize("command", ["show relase", "delete rel", "try releases --payload -"])
 def test_a_mistyped_workflow_suggests_the_nearest(release, define, flask, command):
     define("nightly")
@@ -359,6 +360,7 @@ def test_a_mistyped_run_suggests_the_nearest(release, start, flask, verb, exit_c
         assert result.stderr.endswith(f"; did you mean {id!r}?\n")
 
 
+@pytest.mark.both
 def test_what_is_near_nothing_suggests_nothing(release, flask):
     for command in (["workflow", "show", "xyz"], ["workflowrun", "show", "zzzz"],
                     ["workflow", "show", ""], ["workflowrun", "show", "%"],
@@ -399,7 +401,6 @@ def completed(environ, *words):
     return [line.partition(",")[2] for line in result.stdout.split()]
 
 
-@pytest.mark.sqlite
 def test_the_shell_completes_names_and_ids(release, start, define, environ):
     define("nightly")
     newer = start("release")["id"]

@@ -26,8 +26,6 @@ CHALLENGE = {"type": "url_verification", "challenge": "3eZbrw1a"}
 MAIN = {"webhook": {"conditions": [{"field": "data.ref", "operation": "equals", "value": "main"}]}}
 LIMIT = 1000
 
-pytestmark = pytest.mark.sqlite  # nothing here depends on the kind of database
-
 
 @pytest.fixture
 def environ(environ):

@@ -49,7 +49,6 @@ def test_json_in_any_spelling_starts_a_run(client, define, stored, content_type)
     assert stored() == [answer.json]
 
 
-@pytest.mark.sqlite  # refused before any database
 @pytest.mark.parametrize("content_type", [
     None, "", "text/plain", "application/jsonp", "application/vnd.github+json",
     "application/x-www-form-urlencoded", "multipart/form-data", "application/cloudevents+json",
@@ -88,6 +87,7 @@ def test_a_query_parameter_that_is_not_known_is_ignored(client, define, stored):
 
 # Which workflow starts
 
+@pytest.mark.both
 @pytest.mark.parametrize("name", ["nightly", "Release", "release ", "%"])
 def test_a_workflow_that_is_not_known_is_404(define, post, stored, name):
     define("release")
@@ -95,6 +95,7 @@ def test_a_workflow_that_is_not_known_is_404(define, post, stored, name):
     assert stored() == []
 
 
+@pytest.mark.both
 def test_without_a_name_the_only_willing_workflow_starts(define, post, stored):
     define("off", triggers={"webhook": {"enabled": False}})
     define("other", triggers=when("data.ref", "equals", "main"))
@@ -259,6 +260,7 @@ def test_a_declared_parameter_named_data_yields_to_the_payload(define, post, sho
 
 # Repeats
 
+@pytest.mark.both
 @pytest.mark.parametrize("first, again", [
     ({"Idempotency-Key": '"k 1"'}, {"Idempotency-Key": '"k 1"'}),
     ({"Idempotency-Key": '"k1"'}, {"Idempotency-Key": "k1"}),
@@ -276,6 +278,7 @@ def test_a_repeat_answers_with_the_first_run(define, post, stored, first, again)
     assert stored() == [run.json]
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("first, second", [
     ({}, {}),
     ({"Idempotency-Key": "k"}, {}),
@@ -293,6 +296,7 @@ def test_equal_payloads_without_a_common_id_are_two_runs(define, post, stored, f
     assert len(ids) == 2
 
 
+@pytest.mark.both
 def test_a_repeat_answers_with_the_run_as_it_stands_now(define, start, callback, clock, stored):
     run = start(define("release", wait_task("tests")), {"n": 1}, **{"Idempotency-Key": "k"})
     clock.advance(minutes=1)
@@ -302,12 +306,14 @@ def test_a_repeat_answers_with_the_run_as_it_stands_now(define, start, callback,
     assert stored() == [repeat]
 
 
+@pytest.mark.both
 def test_an_id_counts_for_one_workflow_only(define, start, stored):
     for name in ("one", "two"):
         start(define(name), {"n": 1}, **{"Idempotency-Key": "k"})
     assert {run["workflowRef"] for run in stored()} == {"one", "two"}
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("key", ["", '""', "k" * 256, f'"{"k" * 256}"'],
                          ids=["empty", "empty quoted", "256 bare", "256 quoted"])
 def test_an_idempotency_key_has_1_to_255_characters(define, post, stored, key):
@@ -317,6 +323,7 @@ def test_an_idempotency_key_has_1_to_255_characters(define, post, stored, key):
     assert stored() == []
 
 
+@pytest.mark.both
 def test_the_same_key_with_a_payload_that_is_equal_as_json_is_a_repeat(client, define, stored):
     define("release")
     for body in (b'{"a": 1, "b": "\xc3\xa9"}', b'{"b":"\\u00e9",\n "a":1}'):
@@ -326,6 +333,7 @@ def test_the_same_key_with_a_payload_that_is_equal_as_json_is_a_repeat(client, d
     assert len(stored()) == 1
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("payload", [{"n": 2}, {"n": True}, {"n": "1"}, {"n": [1]}, {},
                                      {"n": 1, "m": None}], ids=str)
 def test_the_same_key_with_another_payload_is_422(define, post, stored, payload):
@@ -334,6 +342,7 @@ def test_the_same_key_with_another_payload_is_422(define, post, stored, payload)
     assert stored() == [run.json]
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("header", ["webhook-id", "X-GitHub-Delivery"])
 def test_a_delivery_id_with_another_payload_is_a_repeat(define, post, stored, header):
     run = post({"n": 1}, define("release"), {header: "1"})
@@ -341,6 +350,7 @@ def test_a_delivery_id_with_another_payload_is_a_repeat(define, post, stored, he
     assert stored() == [run.json]
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("name", ["release", None], ids=["named", "not named"])
 @pytest.mark.parametrize("triggers", [
     {"webhook": {"enabled": False}}, when("data.ref", "equals", "other")],
@@ -359,6 +369,7 @@ def test_a_repeat_is_recognised_before_trigger_and_conditions(
 
 # The WorkflowRun
 
+@pytest.mark.both
 def test_the_answer_shows_the_whole_run(define, start, stored):
     define("release", wait_task("tests", timeout=60), wait_task("approval", tests="success"),
            displayName="Release approval", timeout=1440)
@@ -424,6 +435,7 @@ def test_times_and_durations_move_with_the_clock(define, start, callback, clock,
 
 # What GitHub sends
 
+@pytest.mark.both
 @pytest.mark.parametrize("event, field, value", [
     ("push", "data.ref", "refs/heads/master"),
     ("pull_request", "data.pull_request.base.ref", "master"),
