@@ -13,23 +13,25 @@ from marshmallow import ValidationError
 
 import storage
 import upkeep
+from definitions import DEFINITION, DEFINITIONS, unknown_keys
 from models import STEPS, TABLES, Workflow, WorkflowRun
 from runs.conditions import Delivery
 from runs.refusals import Conflict, NotFound, Refused, Unusable, did_you_mean, one_line
-from runs.strictjson import parse_json, parse_object
+from runs.strictjson import STRICTER, parse_json, parse_object
 from runs.words import ANSWERS, ENDED, RUN_STATUSES, SUCCEEDED, WEBHOOK, in_words
-from schemas import WorkflowDefinition, dump_run
+from schemas import dump_run
 from storage.copy import copy
-from terminal import (SECONDS, callback_url, columns, graph, lines_of, listing, print_json, report,
-                      table, tell, tree, trial, waits_for)
+from terminal import (SECONDS, callback_url, columns, graph, lines_of, listing, plain, print_json,
+                      report, table, tell, tree, trial, waits_for)
 from web.cloudevents import CLOUD_EVENT
 from web.signatures import sign_link
 
 __version__ = "1.0.0"  # setup.cfg takes it from here
 log = logging.getLogger("signalbox")
 
-DEFINITION = WorkflowDefinition()
 POLL_SECONDS = 0.2
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors begin a file with it
+YAML = re.compile(rb"\s*(---|#|- |[\w\"']+:\s)")
 
 
 class Command(click.Command):
@@ -128,16 +130,23 @@ def workflow_check(files):
 
 
 def load_definitions(files, otherwise):
-    """The definitions in the files; every mistake is printed before any ends the command."""
+    """The definitions in the files, without the keys that are not known, which are named; every
+    mistake is printed before any ends the command."""
     definitions, mistakes = {}, []
     for file in files:
+        raw = file.read().removeprefix(BYTE_ORDER_MARK)
         try:
-            found = parse_json(file.read(), "file")
-            loaded = DEFINITION.load(found, many=isinstance(found, list))
+            found = parse_json(raw, "file", STRICTER)
+            loaded = (DEFINITIONS.deserialize(found) if isinstance(found, list)
+                      else [DEFINITION.load(found)])
         except ValidationError as error:
-            mistakes += [f"{file.name}: {line}" for line in lines_of(error.normalized_messages())]
+            yaml = "; definitions are JSON, this looks like YAML" if YAML.match(raw) else ""
+            mistakes += [plain(f"{file.name}: {line}{yaml}")
+                         for line in lines_of(error.normalized_messages())]
             continue
-        for definition in loaded if isinstance(found, list) else [loaded]:
+        if unknown := ", ".join(dict.fromkeys(unknown_keys(found, DEFINITION))):
+            click.echo(plain(f"{file.name}: left out, as not known here: {unknown}"), err=True)
+        for definition in loaded:
             if definition["name"] in definitions:
                 mistakes.append(f"{file.name}: name: {definition['name']} is defined twice")
             definitions[definition["name"]] = definition
@@ -183,15 +192,22 @@ def workflow_show(name, as_graph, run_id):
 @click.option("--payload", "file", metavar="FILE", type=click.File("rb"), required=True,
               help="The JSON object that would arrive; - is standard input.")
 @click.option("--event", "is_event", is_flag=True, help="It is a CloudEvent in structured mode.")
-def workflow_try(name, file, is_event):
+@click.option("--header", "headers", metavar="'NAME: VALUE'", multiple=True,
+              help="A header that would arrive with it; as often as needed.")
+def workflow_try(name, file, is_event, headers):
     """Say whether a payload would start a workflow, and why; nothing is stored.
 
     Exit code: 0 it would start, 1 it would not.
     """
     content = Workflow.named(name).content
     payload = parse_object(file.read(), "file")
-    delivery = (Delivery.of_event(CLOUD_EVENT.load(payload)) if is_event
-                else Delivery(WEBHOOK, {"data": payload}))
+    parts = [header.partition(":") for header in headers]
+    if wrong := [header for header, colon, _ in parts if not colon]:
+        raise click.BadParameter(f"{wrong[0]!r} has no colon; write 'X-GitHub-Event: push'",
+                                 param_hint="--header")
+    given = {header.strip().lower(): value.strip() for header, _, value in parts}
+    delivery = (Delivery.of_event(CLOUD_EVENT.load(payload), headers=given) if is_event
+                else Delivery(WEBHOOK, {"data": payload}, headers=given))
     starts, why = trial(content, delivery)
     click.echo(why)
     sys.exit(0 if starts else 1)

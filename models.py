@@ -11,7 +11,8 @@ from functools import lru_cache
 from peewee import (AutoField, BigIntegerField, BooleanField, CharField, CompositeKey,
                     ForeignKeyField, IntegerField, OperationalError, TextField)
 
-from runs.conditions import is_enabled, unmet
+from runs.conditions import (conditions_of, correlated, filled, filled_topic, is_enabled,
+                             unmet)
 from runs.life import RunLife, TaskLife, new_id
 from runs.refusals import (Ambiguous, ConditionsNotMet, Conflict, Denied, NotFound, PayloadDiffers,
                            TriggerDisabled)
@@ -60,7 +61,8 @@ class Workflow(Table):
         """The workflow of a delivery that names none, and whether its conditions had to find it.
 
         That is the one named by the event's subject, the one that the same delivery found before,
-        or the only one that takes it, of those that its sender may start: a function of a workflow.
+        or the only one with conditions that takes it, of those that its sender may start: a
+        function of a workflow.
         Raises NotFound, Ambiguous, Denied.
         """
         named = cls.known(delivery.subject)
@@ -70,7 +72,8 @@ class Workflow(Table):
         known = named or routed
         candidates = [known] if known else [
             workflow for workflow in cls.select().order_by(cls.name)
-            if is_enabled(workflow.content, delivery.trigger)]
+            if is_enabled(workflow.content, delivery.trigger)
+            and conditions_of(workflow.content, delivery.trigger)]
         allowed = [workflow for workflow in candidates if may_start(workflow)]
         willing = [workflow for workflow in allowed
                    if known or not unmet(workflow.content, delivery)]
@@ -126,6 +129,7 @@ class WorkflowRun(RunLife, Table):
     start_time = BigIntegerField()
     end_time = BigIntegerField(null=True)
     due = BigIntegerField(null=True)  # when the run or one of its waiting tasks times out next
+    correlate = CharField(null=True)  # by which callers who do not know the id name the run
 
     @classmethod
     def start(cls, workflow, delivery, routed, now):
@@ -228,17 +232,25 @@ class WorkflowRun(RunLife, Table):
 
     @classmethod
     def planned(cls, workflow, delivery, routed, now):
-        """A new run with its tasks, not stored yet: those without dependencies wait already."""
+        """A new run with its tasks, not stored yet: those without dependencies wait already.
+
+        Raises ValidationError when a topic cannot be filled in.
+        """
         content = workflow.content
+        params = delivery.params(content["params"])
         run = cls.from_row({
             **dict.fromkeys(cls._meta.sorted_field_names), "id": new_id(now),
             "workflow_ref": workflow.name, "workflow_display_name": content.get("display_name"),
             "workflow_version": workflow.version, "trigger": delivery.trigger, "routed": routed,
             "delivery_key": delivery.key, "status": RUNNING, "timeout": content.get("timeout"),
-            "params_json": json.dumps(delivery.params(content["params"])), "start_time": now})
+            "correlate": correlated(content.get("correlate"), delivery, params),
+            "params_json": json.dumps(params), "start_time": now})
         run.adopt([TaskRun.from_row({
             **dict.fromkeys(TaskRun._meta.sorted_field_names), "position": position,
-            "id": secrets.token_hex(16), "name": task["name"], "topic": task["topic"],
+            "id": secrets.token_hex(16), "name": task["name"],
+            "topic": filled_topic(task, params),
+            "message": filled(task.get("message", ""), params)[:2000] or None,
+            "resolvers_json": json.dumps(task["resolvers"]) if "resolvers" in task else None,
             "status": NOT_STARTED, "timeout": task.get("timeout"),
             "dependencies_json": json.dumps(task["dependencies"])})
             for position, task in enumerate(content["tasks"])], now)
@@ -290,6 +302,10 @@ WorkflowRun.add_index(WorkflowRun.delivery_key, WorkflowRun.workflow_ref, unique
                       where=WorkflowRun.delivery_key.is_null(False))
 WorkflowRun.add_index(WorkflowRun.workflow_ref, WorkflowRun.number)
 WorkflowRun.add_index(BY_WORKFLOW_AND_STATUS)
+BY_CORRELATE = WorkflowRun.index(
+    WorkflowRun.workflow_ref, WorkflowRun.correlate, WorkflowRun.number,
+    where=WorkflowRun.correlate.is_null(False))
+WorkflowRun.add_index(BY_CORRELATE)
 WorkflowRun.add_index(WorkflowRun.status, WorkflowRun.number)
 WorkflowRun.add_index(WorkflowRun.due, where=WorkflowRun.due.is_null(False))
 WorkflowRun.add_index(WorkflowRun.end_time, where=WorkflowRun.end_time.is_null(False))
@@ -311,6 +327,8 @@ class TaskRun(TaskLife, Table):
     end_time = BigIntegerField(null=True)
     callback_status = CharField(null=True, max_length=9)  # kept from before the start, if need be
     callback_results = TextField(null=True)  # JSON
+    message = TextField(null=True)  # for whoever decides
+    resolvers_json = TextField(column_name="resolvers", null=True)  # who may end it
 
     class Meta:
         primary_key = CompositeKey("workflow_run", "position")
@@ -318,6 +336,11 @@ class TaskRun(TaskLife, Table):
     @property
     def dependencies(self):
         return parsed(self.dependencies_json)
+
+    @property
+    def resolvers(self):
+        """Names of tokens, and `link`; None for whoever is let in."""
+        return self.resolvers_json and parsed(self.resolvers_json)
 
     @property
     def answer(self):
@@ -358,8 +381,17 @@ UPDATE_TASK = Statement(lambda: TaskRun.update(columns(
     "callback_results")).where(TaskRun.workflow_run == parameter("workflow_run"),
                                TaskRun.position == parameter("position")))
 
+
+def add_correlate_message_and_resolvers(opened):
+    for column in ("workflow_run ADD COLUMN correlate VARCHAR(255)",
+                   "task_run ADD COLUMN message TEXT", "task_run ADD COLUMN resolvers TEXT"):
+        opened.execute_sql(f"ALTER TABLE {column}")
+    opened.execute(BY_CORRELATE)
+
+
 TABLES = [Workflow, WorkflowRun, TaskRun]
 #: What makes of a database of version n one of version n + 1, in their order (storage/schema.py).
 STEPS = [
     lambda opened: opened.execute(BY_WORKFLOW_AND_STATUS),
+    add_correlate_message_and_resolvers,
 ]

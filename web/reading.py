@@ -89,13 +89,18 @@ def webhook():
     query, data, sent_as = together(trigger_query, payload, delivery_id)
     key = digest("webhook", *sent_as) if sent_as else None
     same_payload = bool(sent_as) and sent_as[0] == "idempotency_key"
-    return query, Delivery(WEBHOOK, {"data": data}, key, same_payload)
+    return query, Delivery(WEBHOOK, {"data": data}, key, same_payload, headers())
 
 
 def event():
     """The query and the delivery of a CloudEvent, in either mode (contract 4.2)."""
     query, found = together(trigger_query, cloud_event)
-    return query, Delivery.of_event(found, digest("event", found["source"], found["id"]))
+    return query, Delivery.of_event(found, digest("event", found["source"], found["id"]), headers())
+
+
+def headers():
+    """The request's headers by lower-case name, for conditions."""
+    return {name.lower(): value for name, value in request.headers}
 
 
 def cloud_event():
