@@ -134,6 +134,7 @@ def load_definitions(files, otherwise):
     mistake is printed before any ends the command."""
     definitions, mistakes = {}, []
     for file in files:
+        name = getattr(file, "name", "-")
         raw = file.read().removeprefix(BYTE_ORDER_MARK)
         try:
             found = parse_json(raw, "file", STRICTER)
@@ -141,14 +142,14 @@ def load_definitions(files, otherwise):
                       else [DEFINITION.load(found)])
         except ValidationError as error:
             yaml = "; definitions are JSON, this looks like YAML" if YAML.match(raw) else ""
-            mistakes += [plain(f"{file.name}: {line}{yaml}")
+            mistakes += [plain(f"{name}: {line}{yaml}")
                          for line in lines_of(error.normalized_messages())]
             continue
         if unknown := ", ".join(dict.fromkeys(unknown_keys(found, DEFINITION))):
-            click.echo(plain(f"{file.name}: left out, as not known here: {unknown}"), err=True)
+            click.echo(plain(f"{name}: left out, as not known here: {unknown}"), err=True)
         for definition in loaded:
             if definition["name"] in definitions:
-                mistakes.append(f"{file.name}: name: {definition['name']} is defined twice")
+                mistakes.append(f"{name}: name: {definition['name']} is defined twice")
             definitions[definition["name"]] = definition
     if mistakes:
         click.echo("\n".join(mistakes), err=True)
