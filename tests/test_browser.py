@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, DRIVER, ENTER, FLAGS, SPACE, TAB, Browser
-from conftest import MINUTE, Commands, close_database, statuses, wait_task
+from conftest import MINUTE, statuses, wait_task
+from inside import Commands, close_database
 from server import PROJECT, Server, wait_until
 
 from app import create_app, utc_now

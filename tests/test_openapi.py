@@ -10,7 +10,8 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import pytest
 import yaml
-from conftest import VERSION, close_database, wait_task
+from conftest import wait_task
+from inside import VERSION, close_database
 from jsonschema import Draft202012Validator, FormatChecker
 
 from app import create_app

@@ -20,9 +20,8 @@ import psycopg
 import pytest
 
 import postgres_server
-from app import create_app
-from conftest import Commands, statuses, wait_task
-from database import database, engine
+from conftest import statuses, wait_task
+from inside import engine
 from server import GUNICORN, PROJECT, Load, Server, at_once, kill, processes, wait_until
 from test_durability import life_of, names, refused, timed, writes
 
@@ -77,14 +76,6 @@ class Machine(Server):
         with self.postgres.connect(self.name) as session:
             cursor = session.execute(text, values or None)
             return cursor.fetchall() if cursor.description else None
-
-    def stored(self, limit=1_000_000):
-        """The stored runs, the newest first, read without another process."""
-        app = create_app({"DATABASE_URL": self.postgres.url(self.name)})
-        try:
-            return Commands(app).json("workflowrun", "list", "--json", "--limit", limit)
-        finally:
-            database.close()
 
     def sessions(self):
         """The server's process ids of this database's sessions, but for the one that asks."""

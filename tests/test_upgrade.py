@@ -15,7 +15,7 @@ import pytest
 
 from app import create_app
 from conftest import statuses
-from database import SCHEMA_VERSION
+from inside import SCHEMA_VERSION
 from server import PROJECT, kill, wait_until
 
 FIRST_VERSION = (Path(__file__).parent / "data" / "schema-1.sql").read_text()
