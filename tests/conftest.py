@@ -14,7 +14,6 @@ import postgres_server as postgres
 from app import create_app
 from inside import Commands, close_database, upkeep
 
-SCHEMA_VERSION = len(STEPS) + 1
 MINUTE = 60_000
 MEMORY = "/dev/shm"
 

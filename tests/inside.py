@@ -5,12 +5,16 @@ import json
 import upkeep
 from app import create_app
 from cli import __version__ as VERSION
-from database import BATCH as COPIED_AT_A_TIME, SCHEMA_VERSION, database, engine
-from drawing import age, graph, label
-from errors import Unusable
+from models import STEPS
+from runs.refusals import Unusable
+from storage import database, open_database
+from storage.copy import BATCH as COPIED_AT_A_TIME
+from terminal import age, graph, label
+
+SCHEMA_VERSION = len(STEPS) + 1
 
 __all__ = ["COPIED_AT_A_TIME", "SCHEMA_VERSION", "VERSION", "Commands", "Unusable", "age",
-           "close_database", "commands_on", "engine", "graph", "label", "upkeep"]
+           "close_database", "commands_on", "graph", "label", "open_database", "upkeep"]
 
 
 def close_database():

@@ -6,7 +6,7 @@ import pytest
 
 PROJECT = Path(__file__).parent.parent
 MODULES = {path.relative_to(PROJECT).with_suffix("").as_posix().replace("/", "."): path
-           for folder in (".", "web", "runs", "storage") for path in (PROJECT / folder).glob("*.py")}
+           for room in (".", "web", "runs", "storage") for path in (PROJECT / room).glob("*.py")}
 #: What a module or a room may import of ours, beside what stands in its own room.
 MAY_IMPORT = {
     "runs": set(),

@@ -23,7 +23,7 @@ import pytest
 import postgres_server
 from app import create_app
 from conftest import statuses, wait_task
-from inside import Commands, Unusable, close_database, engine
+from inside import Commands, Unusable, close_database, open_database
 from server import GUNICORN, PROJECT, Load, Server, at_once, kill, processes, wait_until
 from test_durability import life_of, names, refused, timed, writes
 
@@ -711,8 +711,8 @@ def test_a_user_needs_no_right_to_create_once_the_tables_are_there(postgres, tem
 
 def test_options_of_the_url_are_added_to_the_limits(postgres):
     url = postgres.url() + "&options=" + quote("-c statement_timeout=3s -c work_mem=8MB")
-    session, names = open_database(url, [], []), ["lock_timeout", "statement_timeout", "work_mem",
-                                       "idle_in_transaction_session_timeout"]
+    session = open_database(url, [], [])
+    names = ["lock_timeout", "statement_timeout", "work_mem", "idle_in_transaction_session_timeout"]
     try:
         assert [session.execute_sql(f"SHOW {name}").fetchone()[0] for name in names] == [
             "2s", "3s", "8MB", "5s"]
