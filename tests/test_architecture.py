@@ -60,7 +60,7 @@ def test_a_library_is_known_in_its_rooms_only(library):
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_a_module_reads_in_one_sitting(module):
-    assert len(MODULES[module].read_text().splitlines()) <= 350
+    assert len(MODULES[module].read_text().splitlines()) <= 390
 
 
 def test_the_top_has_few_modules():

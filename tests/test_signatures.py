@@ -358,7 +358,7 @@ def test_a_workflow_that_was_not_named_has_to_be_signed_too(
     for headers in ({}, token, sign(OTHER, body), sign(SECRET, body + b" ")):
         assert send(headers, body, path).status_code == 401
     assert stored() == []
-    run = send(sign(SECRET, body), body, path)
+    run = send({**token, **sign(SECRET, body)}, body, path)
     assert (run.status_code, run.json["workflowRef"]) == (200, "signed")
     assert stored() == [run.json]
 
@@ -371,7 +371,8 @@ def test_a_repeat_has_to_be_signed_too(
         either, send, define, stored, name, path, body, headers):
     define("signed", secretEnv="HOOK_SECRET")
     query = {"workflow": name} if name else {}
-    signature = {"X-Hub-Signature-256": sign_github(body=body)["X-Hub-Signature-256"]}
+    signature = {"X-Hub-Signature-256": sign_github(body=body)["X-Hub-Signature-256"],
+                 "x-access-token": TOKEN}  # without a name, the signature alone is not enough
     run = send({**headers, **signature}, body, path, **query).json
     define("newcomer")
     for wrong in ({}, sign_slack(OTHER, body), {"x-access-token": TOKEN}):
