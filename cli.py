@@ -134,7 +134,7 @@ def load_definitions(files, otherwise):
     mistake is printed before any ends the command."""
     definitions, mistakes = {}, []
     for file in files:
-        name = getattr(file, "name", "-")
+        name = getattr(file, "name", "<stdin>")
         raw = file.read().removeprefix(BYTE_ORDER_MARK)
         try:
             found = parse_json(raw, "file", STRICTER)
