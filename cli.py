@@ -13,11 +13,11 @@ from marshmallow import ValidationError
 
 import storage
 import upkeep
-from definitions import DEFINITION, DEFINITIONS, unknown_keys
+from definitions import DEFINITION, read
 from models import STEPS, TABLES, Workflow, WorkflowRun
 from runs.conditions import Delivery
 from runs.refusals import Conflict, NotFound, Refused, Unusable, did_you_mean, one_line
-from runs.strictjson import STRICTER, parse_json, parse_object
+from runs.strictjson import parse_object
 from runs.words import ANSWERS, ENDED, RUN_STATUSES, SUCCEEDED, WEBHOOK, in_words
 from schemas import dump_run
 from storage.copy import copy
@@ -30,8 +30,6 @@ __version__ = "1.0.0"  # setup.cfg takes it from here
 log = logging.getLogger("signalbox")
 
 POLL_SECONDS = 0.2
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors begin a file with it
-YAML = re.compile(rb"\s*(---|#|- |[\w\"']+:\s)")
 
 
 class Command(click.Command):
@@ -130,29 +128,24 @@ def workflow_check(files):
 
 
 def load_definitions(files, otherwise):
-    """The definitions in the files, without the keys that are not known, which are named; every
-    mistake is printed before any ends the command."""
+    """The definitions in the files; every mistake is printed before any ends the command."""
     definitions, mistakes = {}, []
     for file in files:
         name = getattr(file, "name", "<stdin>")
-        raw = file.read().removeprefix(BYTE_ORDER_MARK)
         try:
-            found = parse_json(raw, "file", STRICTER)
-            loaded = (DEFINITIONS.deserialize(found) if isinstance(found, list)
-                      else [DEFINITION.load(found)])
+            loaded, unknown = read(file.read())
         except ValidationError as error:
-            yaml = "; definitions are JSON, this looks like YAML" if YAML.match(raw) else ""
-            mistakes += [plain(f"{name}: {line}{yaml}")
-                         for line in lines_of(error.normalized_messages())]
+            mistakes += [f"{name}: {line}" for line in lines_of(error.normalized_messages())]
             continue
-        if unknown := ", ".join(dict.fromkeys(unknown_keys(found, DEFINITION))):
-            click.echo(plain(f"{name}: left out, as not known here: {unknown}"), err=True)
+        if unknown:
+            click.echo(plain(f"{name}: left out, as not known here: {', '.join(unknown)}"),
+                       err=True)
         for definition in loaded:
             if definition["name"] in definitions:
                 mistakes.append(f"{name}: name: {definition['name']} is defined twice")
             definitions[definition["name"]] = definition
     if mistakes:
-        click.echo("\n".join(mistakes), err=True)
+        click.echo("\n".join(map(plain, mistakes)), err=True)
         raise click.ClickException(otherwise)
     return definitions.values()
 
@@ -193,23 +186,20 @@ def workflow_show(name, as_graph, run_id):
 @click.option("--payload", "file", metavar="FILE", type=click.File("rb"), required=True,
               help="The JSON object that would arrive; - is standard input.")
 @click.option("--event", "is_event", is_flag=True, help="It is a CloudEvent in structured mode.")
-@click.option("--header", "headers", metavar="'NAME: VALUE'", multiple=True,
-              help="A header that would arrive with it; as often as needed.")
+@click.option("--header", "headers", multiple=True, help="Such as 'X-GitHub-Event: push'.")
 def workflow_try(name, file, is_event, headers):
     """Say whether a payload would start a workflow, and why; nothing is stored.
 
     Exit code: 0 it would start, 1 it would not.
     """
-    content = Workflow.named(name).content
     payload = parse_object(file.read(), "file")
-    parts = [header.partition(":") for header in headers]
-    if wrong := [header for header, colon, _ in parts if not colon]:
-        raise click.BadParameter(f"{wrong[0]!r} has no colon; write 'X-GitHub-Event: push'",
-                                 param_hint="--header")
-    given = {header.strip().lower(): value.strip() for header, _, value in parts}
+    if any(":" not in header for header in headers):
+        raise click.BadParameter("write 'X-GitHub-Event: push'", param_hint="--header")
+    given = {name.strip().lower(): value.strip()
+             for name, _, value in (header.partition(":") for header in headers)}
     delivery = (Delivery.of_event(CLOUD_EVENT.load(payload), headers=given) if is_event
                 else Delivery(WEBHOOK, {"data": payload}, headers=given))
-    starts, why = trial(content, delivery)
+    starts, why = trial(Workflow.named(name).content, delivery)
     click.echo(why)
     sys.exit(0 if starts else 1)
 

@@ -8,6 +8,7 @@ from marshmallow import (EXCLUDE, Schema, ValidationError, fields, post_dump, po
 
 from runs.conditions import full_path
 from runs.patterns import check_pattern
+from runs.strictjson import parse_file
 from runs.words import (CONDITIONS, EVENT, EVENT_WAIT, IN, INACTIVE, MATCHES, NOTICES, OPERATIONS,
                         RUN_ENDED, SUCCESS, TASK_WAITING, TRIGGERS, WEBHOOK)
 from schemas import fits
@@ -347,3 +348,13 @@ def correlate_path(definition):
 
 DEFINITION = WorkflowDefinition()
 DEFINITIONS = fields.List(fields.Nested(DEFINITION))
+
+
+def read(raw):
+    """The definitions in a file's bytes, and the paths of the keys that are not known.
+
+    Raises ValidationError.
+    """
+    found = parse_file(raw)
+    loaded = DEFINITIONS.deserialize(found) if isinstance(found, list) else [DEFINITION.load(found)]
+    return loaded, dict.fromkeys(unknown_keys(found, DEFINITION))

@@ -11,8 +11,7 @@ from functools import lru_cache
 from peewee import (AutoField, BigIntegerField, BooleanField, CharField, CompositeKey,
                     ForeignKeyField, IntegerField, OperationalError, TextField)
 
-from runs.conditions import (conditions_of, correlated, filled, filled_topic, is_enabled,
-                             unmet)
+from runs.conditions import conditions_of, correlated, filled_task, is_enabled, unmet
 from runs.life import RunLife, TaskLife, new_id
 from runs.refusals import (Ambiguous, ConditionsNotMet, Conflict, Denied, NotFound, PayloadDiffers,
                            TriggerDisabled)
@@ -247,9 +246,7 @@ class WorkflowRun(RunLife, Table):
             "params_json": json.dumps(params), "start_time": now})
         run.adopt([TaskRun.from_row({
             **dict.fromkeys(TaskRun._meta.sorted_field_names), "position": position,
-            "id": secrets.token_hex(16), "name": task["name"],
-            "topic": filled_topic(task, params),
-            "message": filled(task.get("message", ""), params)[:2000] or None,
+            "id": secrets.token_hex(16), "name": task["name"], **filled_task(task, params),
             "resolvers_json": json.dumps(task["resolvers"]) if "resolvers" in task else None,
             "status": NOT_STARTED, "timeout": task.get("timeout"),
             "dependencies_json": json.dumps(task["dependencies"])})
@@ -381,17 +378,10 @@ UPDATE_TASK = Statement(lambda: TaskRun.update(columns(
     "callback_results")).where(TaskRun.workflow_run == parameter("workflow_run"),
                                TaskRun.position == parameter("position")))
 
-
-def add_correlate_message_and_resolvers(opened):
-    for column in ("workflow_run ADD COLUMN correlate VARCHAR(255)",
-                   "task_run ADD COLUMN message TEXT", "task_run ADD COLUMN resolvers TEXT"):
-        opened.execute_sql(f"ALTER TABLE {column}")
-    opened.execute(BY_CORRELATE)
-
-
 TABLES = [Workflow, WorkflowRun, TaskRun]
 #: What makes of a database of version n one of version n + 1, in their order (storage/schema.py).
 STEPS = [
-    lambda opened: opened.execute(BY_WORKFLOW_AND_STATUS),
-    add_correlate_message_and_resolvers,
+    lambda opened: opened.add(BY_WORKFLOW_AND_STATUS),
+    lambda opened: opened.add(WorkflowRun.correlate, BY_CORRELATE, TaskRun.message,
+                              TaskRun.resolvers_json),
 ]

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 import click
 
-from runs.conditions import MISSING, evaluate, filled_topic, in_text, is_enabled
+from runs.conditions import MISSING, evaluate, filled_task, in_text, is_enabled
 from runs.words import (CANCELLED, FAILED, NOT_STARTED, RUNNING, SKIPPED, SUCCEEDED, TIMED_OUT,
                         WAITING)
 
@@ -138,7 +138,7 @@ def trial(definition, delivery):
         lines.append(plain(f"{verdict}: {in_text(condition)}; found {found}"))
         starts = starts and met
     for task in definition["tasks"] if starts else ():  # raises ValidationError
-        filled_topic(task, delivery.params(definition["params"]))
+        filled_task(task, delivery.params(definition["params"]))
     if starts and "secret_env" in definition:
         lines.append(f"its sender must sign it with {definition['secret_env']}")
     return starts, "\n".join([*lines, "would start" if starts else "would not start"])

@@ -148,14 +148,15 @@ def filled(text, params):
     return re.sub(r"\$\(params\.([^()]+)\)", value, text)
 
 
-def filled_topic(task, params):
-    """The topic on which a task waits in a run. Raises ValidationError when it cannot be one."""
+def filled_task(task, params):
+    """The topic and the message of a task in a run. Raises ValidationError for a topic that cannot
+    be one."""
     topic = filled(task["topic"], params)
     if not topic.strip() or len(topic) > 255:
         size = f"{len(topic)} characters" if topic.strip() else "nothing"
         raise ValidationError(f"the topic {task['topic']!r} of task {task['name']!r} would become "
                               f"{size}; it may have 1 to 255", "topic")
-    return topic
+    return {"topic": topic, "message": filled(task.get("message", ""), params)[:2000] or None}
 
 
 def correlated(path, delivery, params):

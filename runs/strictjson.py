@@ -1,10 +1,13 @@
 """JSON (RFC 8259) as the contract has it: what is malformed (4.7), when values are equal (3)."""
 import json
 import math
+import re
 
 from marshmallow import ValidationError
 
 MAX_DEPTH = 200
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors begin a file with it
+YAML = re.compile(rb"\s*(---|#|- |[\w\"']+:\s)")
 
 
 def finite(text):
@@ -56,6 +59,18 @@ def parse_json(raw, field="body", decoder=DECODER):
     else:
         return value
     raise ValidationError(f"malformed JSON: {message}", field)
+
+
+def parse_file(raw):
+    """As `parse_json`, for a file that a person has written."""
+    raw = raw.removeprefix(BYTE_ORDER_MARK)
+    try:
+        return parse_json(raw, "file", STRICTER)
+    except ValidationError as error:
+        if not YAML.match(raw):
+            raise
+        raise ValidationError(f"{error.messages[0]}; this looks like YAML, and must be JSON",
+                              "file") from error
 
 
 def depth(value):

@@ -18,7 +18,8 @@ MAY_IMPORT = {
     "upkeep": {"models", "storage", "runs"},
     "terminal": {"models", "schemas", "runs"},
     "web": {"models", "schemas", "storage", "runs"},
-    "cli": {"definitions", "upkeep", "terminal", "notices", "models", "schemas", "storage", "runs", "web"},
+    "cli": {"definitions", "upkeep", "terminal", "notices", "models", "schemas", "storage", "runs",
+            "web"},
     "app": {"cli", "upkeep", "models", "schemas", "storage", "runs", "web"},
     "wsgi": {"app", "runs", "web"},
     "gunicorn.conf": {"app", "cli", "runs", "storage", "web"},
@@ -26,8 +27,8 @@ MAY_IMPORT = {
 ROOMS = {"flask": {"web", "app", "cli"}, "werkzeug": {"web", "app"}, "click": {"cli", "terminal"},
          "peewee": {"storage", "models", "upkeep"}, "playhouse": {"storage", "models"},
          "sqlite3": {"storage"}, "psycopg": set(), "gunicorn": {"gunicorn.conf"},
-         "itsdangerous": {"web"}, "marshmallow": {"schemas", "definitions", "web", "runs", "app", "cli",
-                                                 "models"},
+         "itsdangerous": {"web"},
+         "marshmallow": {"schemas", "definitions", "web", "runs", "app", "cli", "models"},
          "regex": {"runs", "definitions"}}
 
 

@@ -385,7 +385,7 @@ def test_a_byte_order_mark_is_left_out(check):
                                   b"- name: w\n  tasks: []\n"])
 def test_yaml_is_called_by_its_name(check, text):
     code, lines = check(text)
-    assert code == 1 and lines[0].endswith("; definitions are JSON, this looks like YAML")
+    assert code == 1 and lines[0].endswith("; this looks like YAML, and must be JSON")
 
 
 def test_the_shipped_definitions_apply_together(flask):
