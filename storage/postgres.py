@@ -160,9 +160,10 @@ class Postgres(Schema, PostgresqlDatabase):
 
     def renumber(self):
         """Let new rows be numbered after those that were copied."""
-        for table, column in (("workflow", "id"), ("workflow_run", "number")):
-            self.execute_sql(f"SELECT setval(pg_get_serial_sequence('{table}', '{column}'), "
-                             f"max({column})) FROM {table}")
+        self.execute_sql(
+            "SELECT setval(pg_get_serial_sequence('workflow', 'id'), max(id)) FROM workflow")
+        self.execute_sql("SELECT setval(pg_get_serial_sequence('workflow_run', 'number'), "
+                         "max(number)) FROM workflow_run")
 
     def backup(self, path):
         raise Unusable("this database is PostgreSQL: use pg_dump, or its own backups")
