@@ -2,7 +2,6 @@
 import contextlib
 import logging
 import os
-import re
 import sys
 import time
 
@@ -21,7 +20,7 @@ from runs.strictjson import parse_object
 from runs.words import ANSWERS, ENDED, RUN_STATUSES, SUCCEEDED, WEBHOOK, in_words
 from schemas import dump_run
 from storage.copy import copy
-from terminal import (SECONDS, callback_url, columns, graph, lines_of, listing, plain, print_json,
+from terminal import (Duration, callback_url, columns, graph, lines_of, listing, plain, print_json,
                       report, table, tell, tree, trial, waits_for)
 from web.cloudevents import CLOUD_EVENT
 from web.signatures import sign_link
@@ -66,17 +65,6 @@ class Group(AppGroup):
         except storage.BROKEN as error:
             raise click.ClickException(
                 f"the database cannot be used now: {one_line(error)}") from error
-
-
-class Duration(click.ParamType):
-    """A whole number and its unit, as seconds."""
-    name = "duration"
-
-    def convert(self, value, param, ctx):
-        match = re.fullmatch(r"(\d{1,9})([smhd])", str(value), re.ASCII)
-        if not match:
-            self.fail(f"{value!r} is not a whole number and s, m, h or d, such as 30d")
-        return int(match[1]) * SECONDS[match[2]]
 
 
 def now():
@@ -138,8 +126,7 @@ def load_definitions(files, otherwise):
             mistakes += [f"{name}: {line}" for line in lines_of(error.normalized_messages())]
             continue
         if unknown:
-            click.echo(plain(f"{name}: left out, as not known here: {', '.join(unknown)}"),
-                       err=True)
+            click.echo(plain(f"{name}: not known, so left out: {', '.join(unknown)}"), err=True)
         for definition in loaded:
             if definition["name"] in definitions:
                 mistakes.append(f"{name}: name: {definition['name']} is defined twice")

@@ -21,6 +21,17 @@ LOOKS = {NOT_STARTED: ("○", "bright_black", "#e8e8e8"), WAITING: ("●", "yell
          SKIPPED: ("–", "bright_black", "#e8e8e8"), CANCELLED: ("×", "bright_black", "#e8e8e8")}
 
 
+class Duration(click.ParamType):
+    """A whole number and its unit, as seconds."""
+    name = "duration"
+
+    def convert(self, value, param, ctx):
+        match = re.fullmatch(r"(\d{1,9})([smhd])", str(value), re.ASCII)
+        if not match:
+            self.fail(f"{value!r} is not a whole number and s, m, h or d, such as 30d")
+        return int(match[1]) * SECONDS[match[2]]
+
+
 def print_json(value):
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 

@@ -106,7 +106,7 @@ def test_a_definition_of_the_routes_own_system_does_what_it_says(flask, client, 
     file = CASES / f"{case}.json"
     result = flask("workflow", "apply", file)
     assert result.stdout == f"created {name_of(file)} (version 1)\n"
-    assert result.stderr.count("\n") == 1 and "left out, as not known here: id, " in result.stderr
+    assert result.stderr.count("\n") == 1 and "not known, so left out: id, " in result.stderr
     assert LOAD[case](client, name_of(file))
 
 
@@ -151,7 +151,7 @@ def test_keys_that_are_not_known_are_named_in_one_line_and_left_out(flask, check
         color="red", nothing=None, **{"$schema": "./schema/workflow.json"},
         triggers={"webhook": {"enabled": True, "token": "x"}},
         tasks=[{**wait_task(name), "labels": {}, "topic": "other"} for name in ("a", "b")])
-    line = ("left out, as not known here: tasks.labels, tasks.topic, color, "
+    line = ("not known, so left out: tasks.labels, tasks.topic, color, "
             "triggers.webhook.token")
     assert check(definition) == (0, [line])
     result = flask("workflow", "apply", "-", input=json.dumps(definition))
@@ -166,7 +166,7 @@ def test_each_file_has_a_line_of_its_own(flask, tmp_path):
         (tmp_path / name).write_text(json.dumps(workflow(name=name, x=1, y="\n")))
     result = flask("workflow", "check", tmp_path / "one", tmp_path / "two")
     assert result.stderr.splitlines() == [
-        f"{tmp_path / name}: left out, as not known here: x, y" for name in ("one", "two")]
+        f"{tmp_path / name}: not known, so left out: x, y" for name in ("one", "two")]
 
 
 def test_a_key_that_cannot_be_printed_breaks_no_line(check):
@@ -197,7 +197,7 @@ def test_a_key_that_is_nearly_known_is_refused_naming_that(check, keys, line):
 
 @pytest.mark.parametrize("key", ["icon", "id", "state", "tags", "labels", "retries", "version"])
 def test_a_key_is_not_near_when_more_than_a_third_of_it_differs(check, key):
-    assert check(workflow(**{key: 1})) == (0, [f"left out, as not known here: {key}"])
+    assert check(workflow(**{key: 1})) == (0, [f"not known, so left out: {key}"])
 
 
 def test_a_misspelt_key_whose_value_is_null_counts_as_absent(check):
