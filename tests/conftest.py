@@ -12,16 +12,8 @@ import pytest
 
 import postgres_server as postgres
 from app import create_app
-# What the tests need of the service's inside. They take it from here, so that it moves easily.
-from cli import __version__ as VERSION  # noqa: F401
-from models import STEPS
-from runs.refusals import Unusable  # noqa: F401
-from storage import database, open_database  # noqa: F401
-from storage.copy import BATCH as COPIED_AT_A_TIME  # noqa: F401
-from terminal import age, graph, label  # noqa: F401
-import upkeep
+from inside import Commands, close_database, upkeep
 
-SCHEMA_VERSION = len(STEPS) + 1
 MINUTE = 60_000
 MEMORY = "/dev/shm"
 
@@ -37,21 +29,6 @@ class Clock:
 
     def advance(self, minutes=0, milliseconds=0):
         self.now += minutes * MINUTE + milliseconds
-
-
-class Commands:
-    """Runs `flask` commands as a person types them."""
-
-    def __init__(self, app):
-        self.runner = app.test_cli_runner()
-
-    def __call__(self, *args, input=None):
-        return self.runner.invoke(args=[str(arg) for arg in args], input=input)
-
-    def json(self, *args):
-        result = self(*args)
-        assert result.exit_code == 0, result.output
-        return json.loads(result.stdout)
 
 
 @pytest.fixture
@@ -75,11 +52,6 @@ def pytest_generate_tests(metafunc):
 def pytest_collection_modifyitems(items):
     """The long tests first, so that no core waits for the other at the end."""
     items.sort(key=lambda item: item.get_closest_marker("server") is None)
-
-
-def close_database():
-    """End this thread's session with the database of the application that was made last."""
-    database.close()
 
 
 def session(url):

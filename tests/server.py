@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
+from inside import commands_on
+
 PROJECT = Path(__file__).parent.parent
 GUNICORN = [sys.executable, "-m", "gunicorn", "wsgi:app"]
 
@@ -215,16 +217,16 @@ class Server:
                               timeout=60)
 
     def define(self, name, *tasks, **keys):
-        result = self.flask("workflow", "apply", "-",
-                            input=json.dumps({"name": name, "tasks": tasks, **keys}))
-        assert result.returncode == 0, result.stderr
+        with commands_on(self.environ) as flask:
+            result = flask("workflow", "apply", "-",
+                           input=json.dumps({"name": name, "tasks": tasks, **keys}))
+        assert result.exit_code == 0, result.output
         return name
 
     def stored(self, limit=1_000_000):
         """The stored runs, the newest first."""
-        result = self.flask("workflowrun", "list", "--json", "--limit", limit)
-        assert result.returncode == 0, result.stderr
-        return json.loads(result.stdout)
+        with commands_on(self.environ) as flask:
+            return flask.json("workflowrun", "list", "--json", "--limit", limit)
 
 
 class Load:

@@ -3,24 +3,20 @@ import os
 import re
 import subprocess
 import threading
+from base64 import b64decode
 from functools import partial
 from html import escape
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from conftest import MINUTE, Commands, statuses, wait_task
-from selenium import webdriver
-from selenium.webdriver.common.by import By
-from selenium.webdriver.common.keys import Keys
+from browser import CHROMIUM, DRIVER, ENTER, FLAGS, SPACE, TAB, Browser
+from conftest import MINUTE, statuses, wait_task
+from inside import Commands, close_database
 from server import PROJECT, Server, wait_until
 
 from app import create_app, utc_now
-from storage import database
 
-CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
-FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 AXE = Path(__file__).parent / "data" / "axe.min.js"
 LONG = "a-topic-without-any-blank-" * 9
 
@@ -45,18 +41,13 @@ def service(tmp_path_factory):
 def flask(service):
     """The commands, on the service's database."""
     yield Commands(create_app(service.environ))
-    database.close()
+    close_database()
 
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+    with Browser(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
 @pytest.fixture
@@ -64,7 +55,7 @@ def browser(driver):
     """The browser: 800 px wide, light, with JavaScript."""
     show_as(driver, 800, "light")
     yield driver
-    driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+    driver.devtools("Emulation.setScriptExecutionDisabled", value=False)
 
 
 @pytest.fixture
@@ -100,18 +91,22 @@ def still_waits(run):
 
 
 def show_as(driver, width, scheme):
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
-        "width": width, "height": 700, "deviceScaleFactor": 1, "mobile": False})
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {
-        "features": [{"name": "prefers-color-scheme", "value": scheme}]})
+    set_size(driver, width, 700)
+    driver.devtools("Emulation.setEmulatedMedia",
+                    features=[{"name": "prefers-color-scheme", "value": scheme}])
+
+
+def set_size(driver, width, height):
+    driver.devtools("Emulation.setDeviceMetricsOverride", width=width, height=height,
+                    deviceScaleFactor=1, mobile=False)
 
 
 def text(browser):
-    return " ".join(browser.find_element(By.TAG_NAME, "main").text.split())
+    return " ".join(browser.one("main").text.split())
 
 
 def buttons(browser):
-    return {button.text: button for button in browser.find_elements(By.TAG_NAME, "button")}
+    return {button.text: button for button in browser.all("button")}
 
 
 def click(browser, verb):
@@ -120,7 +115,7 @@ def click(browser, verb):
 
 
 def until_answered(browser):
-    wait_until(lambda: "nothing left for you to do" in browser.page_source, "it is answered")
+    wait_until(lambda: "nothing left for you to do" in browser.source, "it is answered")
 
 
 def expired(link):
@@ -140,7 +135,7 @@ def test_a_person_opens_the_link_comments_clicks_and_is_told(
     assert buttons(browser).keys() == {"Approve", "Reject"}
     assert still_waits(stored())
 
-    browser.find_element(By.NAME, "comment").send_keys("Looks <b>good</b>", Keys.ENTER, "to me ✓")
+    browser.one("[name=comment]").write("Looks <b>good</b>", ENTER, "to me ✓")
     click(browser, verb)
     assert heading in text(browser) and "Looks <b>good</b> to me ✓" in text(browser)
     ended = stored()
@@ -161,31 +156,25 @@ def test_a_link_with_a_status_has_its_one_button(browser, flask, stored, run):
 
 def test_the_keyboard_alone_is_enough(browser, stored, link):
     browser.get(link)
-
-    def focused():
-        return browser.switch_to.active_element
-
-    def press(*keys):
-        webdriver.ActionChains(browser).send_keys(*keys).perform()
-    press(Keys.TAB)
-    assert focused().get_attribute("name") == "comment"
-    press("no mouse here", Keys.TAB)
-    assert focused().text == "Approve"
-    assert focused().value_of_css_property("outline-style") == "solid"
-    press(Keys.TAB)
-    assert focused().text == "Reject"
-    press(Keys.SPACE)
+    browser.press(TAB)
+    assert browser.focused.attribute("name") == "comment"
+    browser.press("no mouse here", TAB)
+    assert browser.focused.text == "Approve"
+    assert browser.focused.style("outline-style") == "solid"
+    browser.press(TAB)
+    assert browser.focused.text == "Reject"
+    browser.press(SPACE)
     until_answered(browser)
     assert statuses(stored()) == {"approval": "failed"}
     assert results(stored()) == {"comment": "no mouse here", "by": "Ada"}
 
 
 def test_the_page_works_without_javascript(browser, stored, link):
-    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    browser.devtools("Emulation.setScriptExecutionDisabled", value=True)
     browser.get("data:text/html,<title>off</title><script>document.title = 'on'</script>")
     assert browser.title == "off"
     browser.get(link)
-    browser.find_element(By.NAME, "comment").send_keys("no scripts")
+    browser.one("[name=comment]").write("no scripts")
     click(browser, "Approve")
     assert results(stored()) == {"comment": "no scripts", "by": "Ada"}
 
@@ -208,7 +197,7 @@ def other_site(tmp_path):
     """Show a page of another site: its URL, given the page's HTML."""
     handler = partial(QuietHandler, directory=tmp_path)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
 
         def show(html):
             (tmp_path / "index.html").write_text(html)
@@ -225,8 +214,8 @@ class QuietHandler(SimpleHTTPRequestHandler):
 def test_another_site_cannot_send_the_form(browser, stored, link, other_site):
     browser.get(other_site(f'<form method="post" action="{escape(link)}">'
                            '<button name="status" value="succeeded">Win</button></form>'))
-    browser.find_element(By.TAG_NAME, "button").click()
-    wait_until(lambda: "came from another site" in browser.page_source, "it is refused")
+    browser.one("button").click()
+    wait_until(lambda: "came from another site" in browser.source, "it is refused")
     assert still_waits(stored())
 
 
@@ -234,10 +223,10 @@ def test_another_site_cannot_frame_the_page(browser, link, other_site, tmp_path)
     (tmp_path / "own.html").write_text("Approve")
     browser.get(other_site(f'<iframe src="own.html"></iframe><iframe src="{escape(link)}">'))
     shown = []
-    for frame in browser.find_elements(By.TAG_NAME, "iframe"):
-        browser.switch_to.frame(frame)
-        shown.append("Approve" in browser.page_source)
-        browser.switch_to.default_content()
+    for frame in browser.all("iframe"):
+        browser.enter(frame)
+        shown.append("Approve" in browser.source)
+        browser.enter(None)
     assert shown == [True, False]
 
 
@@ -249,7 +238,7 @@ def asking(browser, link):
 
 def answered(browser, link):
     browser.get(link)
-    browser.find_element(By.NAME, "comment").send_keys("Looks good to me")
+    browser.one("[name=comment]").write("Looks good to me")
     click(browser, "Approve")
 
 
@@ -265,16 +254,17 @@ PAGES = pytest.mark.parametrize("open_page", [asking, answered, refused],
 @PAGES
 def test_axe_finds_nothing_in_the_light_and_in_the_dark(browser, link, open_page):
     open_page(browser, link)
-    browser.execute_script(AXE.read_text())
+    browser.run(AXE.read_text())
     backgrounds = []
     for scheme in ("light", "dark"):
         show_as(browser, 800, scheme)
-        found = browser.execute_async_script(
-            "const done = arguments[0]; axe.run().then(done, error => done({error: `${error}`}))")
+        found = browser.run(
+            "const done = arguments[0]; axe.run().then(done, error => done({error: `${error}`}))",
+            kind="async")
         assert found["testEngine"]["version"] == "4.14.1" and len(found["passes"]) >= 10
         assert [(rule["id"], [node["html"] for node in rule["nodes"]])
                 for rule in found["violations"] + found["incomplete"]] == []
-        colour = browser.find_element(By.TAG_NAME, "body").value_of_css_property("background-color")
+        colour = browser.one("body").style("background-color")
         backgrounds.append(sum(map(int, re.findall(r"\d+", colour)[:3])))
     assert backgrounds[0] > 600 and backgrounds[1] < 150
 
@@ -294,13 +284,13 @@ def test_not_even_long_names_scroll_sideways(browser, service, flask):
     run = service.run("long", {"ref": LONG}, x_access_token="token")
     browser.get(printed_link(flask, run, topic=LONG))
     assert width_of_page(browser) <= 320
-    browser.find_element(By.NAME, "comment").send_keys("x" * 300)
+    browser.one("[name=comment]").write("x" * 300)
     click(browser, "Approve")
     assert width_of_page(browser) <= 320
 
 
 def width_of_page(browser):
-    return browser.execute_script("return document.documentElement.scrollWidth")
+    return browser.run("return document.documentElement.scrollWidth")
 
 
 @pytest.mark.skipif("SCREENSHOT" not in os.environ, reason="SCREENSHOT=1 makes docs/approval.png")
@@ -309,7 +299,7 @@ def test_the_screenshot_of_the_readme(browser, service, flask):
     run = earlier.post("/api/v2/webhook?workflow=release", json={"ref": "refs/tags/v1.2"},
                        headers={"x-access-token": "token"}).json
     browser.get(printed_link(flask, run))
-    height = browser.execute_script("return document.documentElement.offsetHeight")
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
-        "width": 800, "height": height, "deviceScaleFactor": 1, "mobile": False})
-    assert browser.save_screenshot(str(PROJECT / "docs" / "approval.png"))
+    height = browser.run("return document.documentElement.offsetHeight")
+    set_size(browser, 800, height)
+    image = b64decode(browser.ask("GET", "screenshot"))
+    (PROJECT / "docs" / "approval.png").write_bytes(image)

@@ -5,10 +5,8 @@ from threading import Timer
 
 import pytest
 
-import models
-import upkeep
-from conftest import statuses, wait_task
-from storage import database
+from conftest import sql, statuses, wait_task
+from inside import close_database
 
 COMMANDS = [["workflow", name] for name in ("apply", "list", "show", "delete")] + [
     ["workflowrun", name] for name in ("list", "show", "wait", "cancel", "expire", "purge")]
@@ -198,7 +196,7 @@ def test_wait_returns_when_a_callback_arrives_meanwhile(define, start, flask, ca
 
     def call_back():
         callback(run, "tests", status, json={})
-        database.close()
+        close_database()
 
     timer = Timer(0.05, call_back)
     timer.start()
@@ -295,7 +293,7 @@ def test_expire_says_how_many_runs_it_touched(define, start, flask, clock):
 @pytest.mark.parametrize("duration, milliseconds", [
     ("0s", 0), ("90s", 90_000), ("5m", 300_000), ("36h", 129_600_000), ("30d", 2_592_000_000)])
 def test_purge_deletes_only_what_ended_longer_ago(define, start, ended, flask, listed, clock,
-                                                  duration, milliseconds):
+                                                  database_url, duration, milliseconds):
     ended("succeeded")
     clock.advance(milliseconds=1)
     kept = ended("failed")
@@ -304,7 +302,7 @@ def test_purge_deletes_only_what_ended_longer_ago(define, start, ended, flask, l
     result = flask("workflowrun", "purge", "--older-than", duration)
     assert (result.exit_code, result.stdout) == (0, "purged 1 runs\n")
     assert listed() == [running["id"], kept["id"]]
-    assert models.TaskRun.select().count() == 2
+    assert sql(database_url, "SELECT count(*) FROM task_run") == [(2,)]
 
 
 @pytest.mark.both
@@ -318,8 +316,8 @@ def test_purge_counts_from_the_end_of_a_run(define, start, callback, flask, list
 
 
 @pytest.mark.both
-def test_purge_goes_on_over_more_than_one_batch(define, start, flask, listed, clock, monkeypatch):
-    monkeypatch.setattr(upkeep, "BATCH", 2)
+def test_purge_goes_on_over_more_than_one_batch(
+        define, start, flask, listed, clock, small_batches):
     for _ in range(5):
         start(define("release"))
     clock.advance(minutes=2)
@@ -329,8 +327,7 @@ def test_purge_goes_on_over_more_than_one_batch(define, start, flask, listed, cl
 
 @pytest.mark.both
 def test_expire_goes_on_over_more_than_one_batch(
-        define, start, listed, flask, clock, monkeypatch):
-    monkeypatch.setattr(upkeep, "BATCH", 2)
+        define, start, listed, flask, clock, small_batches):
     ids = [start(define("release", wait_task("tests", timeout=5)))["id"] for _ in range(5)]
     clock.advance(minutes=5)
     assert "5" in flask("workflowrun", "expire").stdout

@@ -15,10 +15,11 @@ import pytest
 
 import postgres_server
 from app import create_app
-from conftest import COPIED_AT_A_TIME, Commands, database, statuses, wait_task
+from conftest import session, statuses, wait_task
+from inside import COPIED_AT_A_TIME, Commands, close_database
 from server import PROJECT, wait_until
 
-KINDS = ["sqlite", "postgresql"]
+ANY_TARGET = pytest.mark.parametrize("target", ["sqlite", "postgresql"], indirect=True)
 numbers = count()
 EVENT = {"specversion": "1.0", "id": "1", "source": "/ci", "type": "built", "data": {"€": None}}
 
@@ -36,39 +37,33 @@ def new(tmp_path, request):
     return new
 
 
-@pytest.fixture(params=KINDS)
-def target(request, new):
-    """The URL of an empty database to copy to; the tests run on both kinds as the source."""
-    return new(request.param)
+@pytest.fixture
+def target(request, database_url, new):
+    """The URL of an empty database to copy to: of the other kind than the source, unless named."""
+    other = "postgresql" if database_url.startswith("sqlite") else "sqlite"
+    return new(getattr(request, "param", other))
 
 
 @pytest.fixture
 def serve(clock):
     """The service on another database: its client and its commands."""
     def serve(url):
-        database.close()
+        close_database()
         app = create_app({"DATABASE_URL": url}, clock)
         return SimpleNamespace(client=app.test_client(), flask=Commands(app))
     yield serve
-    database.close()
+    close_database()
 
 
 @pytest.fixture
 def copied(flask, environ, target, serve):
     """Copy the database; the service on the copy."""
     def copied():
-        database.close()
+        close_database()
         result = flask("db", "copy", environ["DATABASE_URL"], target)
         assert result.exit_code == 0, result.output
         return serve(target)
     return copied
-
-
-def session(url):
-    """A session of another program's with the database."""
-    if url.startswith("sqlite"):
-        return sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
-    return psycopg.connect(url, autocommit=True)
 
 
 def counts(url):
@@ -122,6 +117,8 @@ def stored(flask):
             flask.json("workflow", "list", "--json"))
 
 
+@pytest.mark.both
+@ANY_TARGET
 def test_the_copy_answers_the_same_for_every_run(lives, flask, copied, clock):
     before = stored(flask)
     assert len(before[0]) == len(lives) == 10
@@ -129,6 +126,7 @@ def test_the_copy_answers_the_same_for_every_run(lives, flask, copied, clock):
     assert stored(copied().flask) == before
 
 
+@pytest.mark.both
 def test_more_rows_than_are_copied_at_a_time_are_all_copied(define, start, flask, copied):
     define("release", *map(wait_task, ["tests", "approval", "rollback"]))
     for number in range(COPIED_AT_A_TIME + 1):
@@ -146,6 +144,7 @@ def impatient(url):
                                      "-c idle_in_transaction_session_timeout=20")
 
 
+@pytest.mark.both
 def test_a_copy_may_take_longer_than_a_request(lives, flask, environ, new, serve):
     target = new("postgresql")
     serve(target)
@@ -156,6 +155,7 @@ def test_a_copy_may_take_longer_than_a_request(lives, flask, environ, new, serve
     assert counts(target) == before
 
 
+@pytest.mark.both
 def test_every_number_of_the_copy_is_printed(lives, flask, environ, target):
     result = flask("db", "copy", environ["DATABASE_URL"], target)
     assert (result.exit_code, len(result.output.splitlines())) == (0, 1), result.output
@@ -164,6 +164,7 @@ def test_every_number_of_the_copy_is_printed(lives, flask, environ, target):
     assert counts(target) == [2, 10, 27]
 
 
+@pytest.mark.both
 def test_a_repeated_delivery_is_recognised_on_the_copy(lives, copied):
     client = copied().client
     for payload, status in (({"n": 1}, 200), ({"n": 2}, 422)):
@@ -185,6 +186,7 @@ def test_an_early_callback_is_remembered_on_the_copy(lives, copied):
     assert (run["status"], set(statuses(run).values())) == ("succeeded", {"succeeded", "skipped"})
 
 
+@pytest.mark.both
 def test_a_callback_that_came_early_before_the_copy_ends_its_task_after_it(
         define, start, callback, copied):
     define("release", wait_task("tests"), wait_task("approval", tests="success"))
@@ -205,6 +207,7 @@ def test_an_overdue_run_times_out_on_the_copy(lives, copied, clock):
     assert statuses(run)["tests"] == "timedout"
 
 
+@pytest.mark.both
 def test_what_is_new_on_the_copy_stands_after_what_was_copied(lives, copied):
     copy = copied()
     applied = copy.flask("workflow", "apply", "-", input='{"name": "new", "tasks": []}')
@@ -216,6 +219,7 @@ def test_what_is_new_on_the_copy_stands_after_what_was_copied(lives, copied):
     assert len(runs) == len(lives) + 2
 
 
+@pytest.mark.both
 def test_an_empty_database_can_be_copied(flask, environ, target):
     result = flask("db", "copy", environ["DATABASE_URL"], target)
     assert (result.exit_code, len(result.output.splitlines())) == (0, 1), result.output
@@ -230,6 +234,7 @@ def test_the_source_stays_as_it_was(lives, flask, environ, target):
 
 # Refused
 
+@pytest.mark.both
 @pytest.mark.parametrize("definition", [
     {"name": "only-a-workflow"}, {"name": "release", "tasks": []}], ids=["other", "same name"])
 def test_a_target_that_is_not_empty_is_refused_and_stays(
@@ -244,6 +249,7 @@ def test_a_target_that_is_not_empty_is_refused_and_stays(
     assert counts(environ["DATABASE_URL"]) == [2, 10, 27]
 
 
+@pytest.mark.both
 def test_a_database_is_not_copied_to_itself(lives, flask, environ):
     result = flask("db", "copy", environ["DATABASE_URL"], environ["DATABASE_URL"])
     assert is_refused(result), result.output
@@ -269,6 +275,7 @@ def make_inserts_fail(url, table):
             make_inserts_call(url, table, "RAISE EXCEPTION 'refused'")
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("table", ["workflow", "workflow_run", "task_run"])
 def test_a_failure_in_the_middle_leaves_the_target_empty(
         lives, flask, environ, target, serve, table):
@@ -317,6 +324,7 @@ def test_a_missing_source_is_refused_and_not_made(flask, tmp_path, target):
     assert not (tmp_path / "missing.db").exists()
 
 
+@pytest.mark.both
 def test_a_database_of_another_application_is_refused(lives, flask, environ, target):
     with closing(session(target)) as connection:
         connection.execute("CREATE TABLE workflow_run (precious integer)")

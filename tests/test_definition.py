@@ -206,10 +206,10 @@ def test_a_task_without_a_topic_is_refused(apply, stored, params):
     ([wait_task("unit", pack="always"), wait_task("lint", unit="failure"),
       wait_task("pack", lint="success"), wait_task("free")], ["unit", "lint", "pack"]),
     ([wait_task("unit", unit="success"), wait_task("lint", pack="success"),
-      wait_task("pack", lint="success")], ["unit", "lint", "pack"]),
+      wait_task("pack", lint="success")], ["unit"]),
     ([wait_task("unit", lint="success"), wait_task("lint", unit="success"),
       wait_task("pack", ship="success"), wait_task("ship", pack="success")],
-     ["unit", "lint", "pack", "ship"]),
+     ["unit", "lint"]),
 ], ids=["same name twice", "unknown reference", "self-reference", "cycle of two", "cycle of three",
         "self-reference and a cycle", "two cycles"])
 def test_a_graph_that_cannot_run_is_refused_naming_the_tasks(apply, stored, tasks, named):

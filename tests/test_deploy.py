@@ -12,13 +12,11 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
-from urllib.parse import urlencode
 
 import pytest
 from conftest import wait_task
+from inside import commands_on
 from server import PROJECT, Load, Server, free_port, integrity, kill, wait_until
-
-from web import signatures as security
 
 DEPLOY = PROJECT / "deploy"
 PATH = f"{os.environ['PATH']}:/usr/sbin"
@@ -182,9 +180,9 @@ def test_the_service_sees_the_senders_address_and_no_forged_one(nginx, service):
     (f"https://{NAME}", 200), ("https://evil.example", 403)], ids=["own", "foreign"])
 def test_a_signed_links_page_works_behind_nginx(nginx, service, origin, status):
     run = start(nginx)
-    link = {"workflowrun": run, "topic": "tests", "expires": "9999999999"}
-    link["signature"] = security.sign_link(["key"], link)
-    path = f"/api/v2/callback?{urlencode(link)}"
+    with commands_on(service.environ) as flask:
+        link = flask("workflowrun", "link", run, "--topic", "tests").stdout.strip()
+    path, signature = link.removeprefix(f"https://{NAME}"), link.rpartition("signature=")[2]
     page = nginx.send("GET", path)
     assert page.status == 200 and "<form" in page.text and page.headers["Content-Security-Policy"]
     forged = {"Content-Type": "application/x-www-form-urlencoded", "Origin": origin,
@@ -193,7 +191,7 @@ def test_a_signed_links_page_works_behind_nginx(nginx, service, origin, status):
     other = post(nginx, callback(run, "tests", "failed"), {}).status
     assert other == (409 if status == 200 else 200)  # it has ended, or waited still
     assert "signature=***" in nginx.access_log.read_text()
-    assert link["signature"] not in nginx.access_log.read_text() + service.log
+    assert signature not in nginx.access_log.read_text() + service.log
 
 
 @pytest.mark.parametrize("query, shown", [

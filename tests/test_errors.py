@@ -8,9 +8,9 @@ from time import perf_counter
 
 import pytest
 from conftest import statuses, wait_task
+from inside import close_database
 
 from app import create_app
-from storage import database
 
 LIMIT = 1_048_576
 JSON, CLOUDEVENT = "application/json", "application/cloudevents+json"
@@ -334,12 +334,12 @@ def test_a_busy_database_is_503_with_retry_after(send, callback, run, unchanged,
 
 
 def test_a_database_that_is_away_is_503_until_it_is_back(client, path, tmp_path, run):
-    database.close()
+    close_database()
     path.rename(tmp_path / "away")
     path.mkdir()
     answer = client.post("/api/v2/webhook?workflow=release", json={})
     assert_problem(answer, 503)
     assert int(answer.headers["Retry-After"]) >= 1
-    database.close(), path.rmdir()
+    close_database(), path.rmdir()
     (tmp_path / "away").rename(path)
     assert client.post("/api/v2/webhook?workflow=release", json={}).status_code == 200

@@ -2,10 +2,10 @@
 from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
 import pytest
-from conftest import Commands, statuses, wait_task
+from conftest import statuses, wait_task
+from inside import Commands, Unusable
 
 from app import create_app
-from runs.refusals import Unusable
 
 DAY = 24 * 60
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}

@@ -14,6 +14,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from itertools import count
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import psycopg
@@ -21,7 +22,8 @@ import pytest
 
 import postgres_server
 from app import create_app
-from conftest import Commands, database, open_database, statuses, wait_task
+from conftest import statuses, wait_task
+from inside import Commands, Unusable, close_database, open_database
 from server import GUNICORN, PROJECT, Load, Server, at_once, kill, processes, wait_until
 from test_durability import life_of, names, refused, timed, writes
 
@@ -76,14 +78,6 @@ class Machine(Server):
         with self.postgres.connect(self.name) as session:
             cursor = session.execute(text, values or None)
             return cursor.fetchall() if cursor.description else None
-
-    def stored(self, limit=1_000_000):
-        """The stored runs, the newest first, read without another process."""
-        app = create_app({"DATABASE_URL": self.postgres.url(self.name)})
-        try:
-            return Commands(app).json("workflowrun", "list", "--json", "--limit", limit)
-        finally:
-            database.close()
 
     def sessions(self):
         """The server's process ids of this database's sessions, but for the one that asks."""
@@ -672,11 +666,20 @@ def test_a_newer_schema_is_refused(postgres, template, tmp_path, program):
     assert machine.sql("SELECT version FROM signalbox_schema") == [(999,)]
 
 
+def check_no_service_is_made(url, *words):
+    """No application is made on the database, in whose refusal these words stand."""
+    with pytest.raises(Unusable) as refused:
+        create_app({"DATABASE_URL": url})
+    close_database()
+    said = str(refused.value)
+    assert [word for word in words if word not in said] == [] and "s3cret" not in said, said
+
+
 @pytest.mark.parametrize("table", ["workflow_run", "workflow", "task_run"])
 def test_a_table_of_another_application_is_refused(postgres, tmp_path, table):
     machine = Machine(tmp_path, postgres, postgres.new())
     machine.sql(f"CREATE TABLE {table} (precious integer)")
-    assert table in check_it_is_refused_in_a_line(machine.environ, GUNICORN)
+    check_no_service_is_made(machine.environ["DATABASE_URL"], table)
     assert machine.sql("SELECT tablename FROM pg_tables WHERE schemaname = 'public'") == [(table,)]
 
 
@@ -708,8 +711,8 @@ def test_a_user_needs_no_right_to_create_once_the_tables_are_there(postgres, tem
 
 def test_options_of_the_url_are_added_to_the_limits(postgres):
     url = postgres.url() + "&options=" + quote("-c statement_timeout=3s -c work_mem=8MB")
-    session, names = open_database(url, [], []), ["lock_timeout", "statement_timeout", "work_mem",
-                                       "idle_in_transaction_session_timeout"]
+    session = open_database(url, [], [])
+    names = ["lock_timeout", "statement_timeout", "work_mem", "idle_in_transaction_session_timeout"]
     try:
         assert [session.execute_sql(f"SHOW {name}").fetchone()[0] for name in names] == [
             "2s", "3s", "8MB", "5s"]
@@ -718,10 +721,9 @@ def test_options_of_the_url_are_added_to_the_limits(postgres):
 
 
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
-def test_a_database_that_cannot_hold_every_text_is_refused(postgres, tmp_path, encoding):
-    machine = Machine(tmp_path, postgres, postgres.new(
-        f"ENCODING {encoding} TEMPLATE template0 LOCALE 'C'"))
-    assert "UTF8" in check_it_is_refused_in_a_line(machine.environ, GUNICORN)
+def test_a_database_that_cannot_hold_every_text_is_refused(postgres, encoding):
+    name = postgres.new(f"ENCODING {encoding} TEMPLATE template0 LOCALE 'C'")
+    check_no_service_is_made(postgres.url(name), "UTF8")
 
 
 @pytest.mark.parametrize("program", [SERVICE, LIST])
@@ -737,15 +739,24 @@ def test_sqlite_needs_no_driver(tmp_path):
     assert command(server.environ, "workflow", "list").returncode == 0
 
 
-@pytest.mark.parametrize("url", [
-    "postgresql://user:s3cret@127.0.0.1:port/name", "postgresql://user:s3cret/x@127.0.0.1/name",
-    "postgresql://user:s3cret#x@127.0.0.1/name", "postgres://user:s3cret@127.0.0.1/name",
-    "postgresql://user:s3cret@127.0.0.1/name?nonsense=1", "postgresql://user:s3cret@[::1/name",
-    "postgresql://user:s3cret@127.0.0.1/name?connect_timeout=soon",
-], ids=["port", "slash in the password", "hash in the password", "scheme", "option", "host",
-        "value of an option"])
-def test_a_url_that_cannot_be_used_ends_the_start_without_its_password(tmp_path, url):
-    server = Server(tmp_path, DATABASE_URL=url)
+UNUSABLE = {
+    "port": "postgresql://user:s3cret@127.0.0.1:port/name",
+    "slash in the password": "postgresql://user:s3cret/x@127.0.0.1/name",
+    "hash in the password": "postgresql://user:s3cret#x@127.0.0.1/name",
+    "scheme": "postgres://user:s3cret@127.0.0.1/name",
+    "option": "postgresql://user:s3cret@127.0.0.1/name?nonsense=1",
+    "host": "postgresql://user:s3cret@[::1/name",
+    "value of an option": "postgresql://user:s3cret@127.0.0.1/name?connect_timeout=soon",
+}
+
+
+@pytest.mark.parametrize("url", UNUSABLE.values(), ids=UNUSABLE)
+def test_a_url_that_cannot_be_used_is_refused_without_its_password(url):
+    check_no_service_is_made(url, "DATABASE_URL")
+
+
+def test_a_url_that_cannot_be_used_ends_the_start_with_a_line(tmp_path):
+    server = Server(tmp_path, DATABASE_URL=UNUSABLE["option"])
     assert "DATABASE_URL" in check_it_is_refused_in_a_line(server.environ, GUNICORN)
 
 
@@ -772,23 +783,41 @@ ASTRAY = {
 }
 
 
-@pytest.mark.parametrize("what", ASTRAY)
-def test_a_url_that_leads_nowhere_is_503_and_its_password_stays_secret(
-        postgres, template, tmp_path, with_password, what):
-    url = ASTRAY[what].format(name=template, folder=postgres.folder)
-    with Server(tmp_path, DATABASE_URL=url) as server:
-        answers = [server.webhook("release", {}), server.get("/nowhere"),
-                   server.get("/api/v2/callback", Accept="text/html")]
-        assert all(map(refused, answers)), answers
-    said = command(server.environ, "workflow", "list")
-    assert (said.returncode, len(said.stderr.splitlines())) == (1, 1), said.stderr
-    assert not re.search(r"^\s", server.log, re.MULTILINE), "a log's entry is one line"
-    for text in [server.log, said.stderr, said.stdout, *(answer.text for answer in answers)]:
+def check_it_stays_secret(postgres, answers, logged):
+    assert all(map(refused, answers)), answers
+    for text in [*logged, *(answer.text for answer in answers)]:
         assert "s3cret" not in text and "Traceback" not in text
         is_page = text.startswith("<!doctype")
         assert is_page or not re.search(r"^\s", text, re.MULTILINE), "one line each"
     for answer in answers:
         assert postgres.folder not in answer.text and "locked" not in answer.text
+
+
+@pytest.mark.parametrize("what", ASTRAY)
+def test_a_url_that_leads_nowhere_is_503_and_its_password_stays_secret(
+        postgres, template, with_password, caplog, what):
+    url = ASTRAY[what].format(name=template, folder=postgres.folder)
+    app = create_app({"DATABASE_URL": url})
+    client = app.test_client()
+    answers = [client.post("/api/v2/webhook?workflow=release", json={}), client.get("/nowhere"),
+               client.get("/api/v2/callback", headers={"Accept": "text/html"})]
+    said = Commands(app)("workflow", "list")
+    close_database()
+    assert (said.exit_code, len(said.stderr.splitlines())) == (1, 1), said.stderr
+    check_it_stays_secret(postgres, [
+        SimpleNamespace(status=answer.status_code, headers=answer.headers, text=answer.text)
+        for answer in answers], [*caplog.messages, said.output])
+
+
+def test_no_log_of_a_service_has_the_password_of_a_url_that_leads_nowhere(
+        postgres, template, tmp_path, with_password):
+    url = ASTRAY["password"].format(name=template, folder=postgres.folder)
+    with Server(tmp_path, DATABASE_URL=url) as server:
+        answers = [server.webhook("release", {}), server.get("/nowhere"),
+                   server.get("/api/v2/callback", Accept="text/html")]
+    said = command(server.environ, "workflow", "list")
+    assert (said.returncode, len(said.stderr.splitlines())) == (1, 1), said.stderr
+    check_it_stays_secret(postgres, answers, [server.log, said.stderr, said.stdout])
 
 
 def test_a_password_opens_the_database(postgres, tmp_path, with_password):

@@ -1,10 +1,11 @@
-"""The recipes in docs/, run as they stand there: what a page shows is what comes.
+"""README.md and docs/, run as they stand there: what a page shows is what comes.
 
 A page's blocks are taken in order. One after "Save this as `NAME`" is written to that file, every
 other `sh` block is run in one bash session, and the `text` block below it must be what the terminal
-showed; without one it must have shown nothing. "Restart the service" in the text restarts it. The
-folder is the project's with a database of its own, and curl's configuration leads the addresses
-that the pages name to the port that the service has here.
+showed; without one it must have shown nothing. "Restart the service" in the text restarts it, and
+so do "Stop the service" and "Start the service again", one after the other. Blocks in another
+language are not run. The folder is the project's with a database of its own, and curl's
+configuration leads the addresses that the pages name to the port that the service has here.
 """
 import json
 import os
@@ -28,7 +29,9 @@ MISSING = [program for program in ("bash", "curl", "openssl") if not shutil.whic
 pytestmark = [pytest.mark.server,
               pytest.mark.skipif(bool(MISSING), reason=f"not here: {', '.join(MISSING)}")]
 
-PAGES = sorted((PROJECT / "docs").glob("*.md"))
+DOCS = sorted((PROJECT / "docs").glob("*.md"))
+PAGES = [PROJECT / "README.md", *DOCS]
+CODE = {"Makefile", "__pycache__", "deploy", "runs", "storage", "templates", "web"}
 TOKEN = "recipe-token"
 BLOCK = re.compile(r"(?P<prose>.*?)^```(?P<language>\w+)\n(?P<code>.*?)^```\n", re.M | re.S)
 SAVE = re.compile(r"[Ss]ave this as `([^`]+)`[^`]*\Z")
@@ -119,24 +122,26 @@ class Terminal:
 
 
 class Recipe:
-    """A page of docs/ and the service that it is tried on."""
+    """A page and the service that it is tried on."""
 
     def __init__(self, folder, page, **settings):
         self.folder = folder
-        self.text = (PROJECT / "docs" / f"{page}.md").read_text()
+        self.text = next(path for path in PAGES if path.stem == page).read_text()
         self.blocks = [block.groupdict() for block in BLOCK.finditer(self.text)]
         self.shown = Shown()
-        for path in [*PROJECT.glob("*.py"), PROJECT / "templates", PROJECT / "__pycache__"]:
-            (folder / path.name).symlink_to(path)
+        for path in PROJECT.iterdir():
+            if path.suffix == ".py" or path.name in CODE:
+                (folder / path.name).symlink_to(path)
         (folder / ".venv").symlink_to(sys.prefix)
         shutil.copytree(PROJECT / "workflows", folder / "workflows")
         for name in ("bin", "instance"):
             (folder / name).mkdir()
         self.settings = folder / "instance" / "settings.env"
         self.settings.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
-        load = "set -a; . instance/settings.env; set +a"  # as README says
+        load = "set -a; . instance/settings.env; set +a"  # as docs/security.md says
         command = ["bash", "-c", f'{load}; exec "$0" -m gunicorn wsgi:app', sys.executable]
-        self.service = Server(folder, command, folder, WEB_CONCURRENCY="1", HOME=str(folder))
+        self.service = Server(folder / "instance", command, folder, WEB_CONCURRENCY="1",
+                              HOME=str(folder))
         self.environ = self.service.environ = {**self.service.environ,
                                                "PATH": f"{folder}/bin:{os.environ['PATH']}"}
         self.lead("127.0.0.1", 8000, self.service.port)
@@ -160,6 +165,11 @@ class Recipe:
         file.write_text(f"#!/bin/bash\n{script}")
         file.chmod(0o755)
 
+    def apply(self, *files):
+        """Load definitions, as `make run` or an earlier page did."""
+        result = self.service.flask("workflow", "apply", *files)
+        assert result.returncode == 0, result.stderr
+
     def code(self, language):
         """The page's blocks in this language."""
         return [block["code"] for block in self.blocks if block["language"] == language]
@@ -169,8 +179,9 @@ class Recipe:
         with Terminal(self.folder, self.environ) as terminal:
             seen = ""
             for block in self.blocks:
-                if "Restart the service" in block["prose"]:
+                if re.search("Restart the service|Stop the service", block["prose"]):
                     self.service.stop()
+                if re.search("Restart the service|Start the service again", block["prose"]):
                     self.service.start()
                 language, code = block["language"], block["code"]
                 if language != "text":
@@ -197,12 +208,12 @@ def recipe(tmp_path):
 
 # What a page shows must be what came
 
-ID, OTHER = "5f0c19d2c1b54bb6a8f2b7a6d1e0c3f4", "948104f334fbac07699ae2f33097e506"
+ID, OTHER = "1lgehebsq5us2kujkacjonhnob71bdas", "1lgehef6d3nbjo567f6tmjaqocih8pum"
 
 
 @pytest.mark.parametrize("shown, seen", [
     ("created release", "updated release"), ("created", "created release"), ("", "Error: no"),
-    ("created release", "created\nrelease"), ("a … c", "a b"), (f"run {ID}", "run 5f0c"),
+    ("created release", "created\nrelease"), ("a … c", "a b"), (f"run {ID}", "run 1lge"),
     (f"{ID} again {ID}", f"{ID} again {OTHER}"), ("a…c", "a\nc"), ("first\n…", "second"),
 ])
 def test_a_page_that_shows_something_else_is_wrong(shown, seen):
@@ -219,19 +230,74 @@ def test_a_page_shows_another_id_and_age_and_leaves_things_out():
 
 
 def test_every_page_is_run_here_and_named_in_the_readme():
-    pages = [page.stem for page in PAGES]
+    to_run = [page.stem for page in PAGES if "```sh\n" in page.read_text()]
     tests, readme = Path(__file__).read_text(), (PROJECT / "README.md").read_text()
-    assert set(pages) == set(re.findall(r'with recipe\("([\w-]+)"', tests))
-    assert [page for page in pages if f"(docs/{page}.md)" not in readme] == []
+    assert set(to_run) == set(re.findall(r'with recipe\("([\w-]+)"', tests))
+    assert [page.name for page in DOCS if f"(docs/{page.name})" not in readme] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def anchors(page):
+    """What a page's headings are called in links to it."""
+    headings = re.findall("(?m)^#+ (.+)", re.sub("(?ms)^```.*?^```", "", page.read_text()))
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [*PAGES, *PROJECT.glob("[AC]*.md"), PROJECT / "deploy/README.md"],
+                         ids=lambda page: str(page.relative_to(PROJECT)))
 def test_a_pages_links_lead_somewhere(page):
-    for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
-        assert (page.parent / link).exists(), link
+    for link in re.findall(r"\]\((?!https?:)([^)]+)", page.read_text()):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
 
 
 # The pages
+
+def test_the_readme(recipe):
+    with recipe("README") as page:
+        page.stand_in("apt-get", "exit 0")
+        page.stand_in("make", '[ "$1" != run ] || .venv/bin/flask workflow apply '
+                              "workflows/release.json > make.log 2>&1")
+        page.run()
+
+
+def test_definitions(recipe):
+    with recipe("definitions") as page:
+        page.apply("workflows/release.json")
+        page.run()
+
+
+def test_http(recipe):
+    with recipe("http") as page:
+        page.apply("workflows/release.json")
+        page.run()
+
+
+def test_commands(recipe):
+    with recipe("commands") as page:
+        page.apply("workflows/release.json", "workflows/deploy-on-push.json")
+        page.run()
+
+
+def test_security(recipe):
+    with recipe("security") as page:
+        page.stand_in("make", "exit 0")
+        page.apply("workflows/release.json", "workflows/deploy-on-push.json")
+        page.run()
+        assert "set DEPLOY_SECRET and restart" in page.service.log
+
+
+def test_operations(recipe):
+    with recipe("operations") as page:
+        page.apply("workflows/release.json")
+        page.run()
+
+
+def test_integration_tests(recipe):
+    with recipe("integration-tests") as page:
+        page.run(**{"../signalbox": "."})
+
 
 def test_a_github_webhook(recipe):
     with recipe("github-webhook") as page:

@@ -140,10 +140,11 @@ def test_nothing_is_overdue_a_millisecond_before(workflow, start, show, clock, t
     assert show(run)["status"] == ("timedout" if keys else "failed")
 
 
-def test_a_tasks_timeout_starts_its_failure_branch(workflow, start, show, clock):
+def test_a_tasks_timeout_starts_its_failure_branch(workflow, start, show, flask, clock):
     run = start(workflow(UNIT, wait_task("undo", timeout=5, unit="failure"),
                          wait_task("ship", unit="success")))
     clock.advance(minutes=7)
+    flask("workflowrun", "expire")
     stored = show(run)
     assert statuses(stored) == {"unit": "timedout", "undo": "waiting", "ship": "skipped"}
     assert stored["tasks"][1]["startTime"] == "2026-11-23T09:07:00.000Z"
@@ -196,18 +197,32 @@ def test_tasks_that_were_due_one_after_the_other_end_in_that_order(workflow, sta
 
 @pytest.mark.both
 @pytest.mark.parametrize("notice, exit_code", [
-    (["show", "ID"], 0), (["list"], 0), (["list", "--json"], 0), (["list", "--limit", "1"], 0),
-    (["list", "--status", "running"], 0), (["wait", "ID", "--timeout", "0"], 1),
-    (["cancel", "ID"], 1), (["expire"], 0)],
+    (["cancel", "ID"], 1), (["expire"], 0), (["expire", "--ahead", "5m"], 0)],
     ids=lambda value: " ".join(value) if isinstance(value, list) else f"exits {value}")
-def test_a_timeout_is_noticed_by_every_command(workflow, start, show, flask, clock, notice,
-                                               exit_code):
+def test_a_timeout_is_noticed_by_what_changes_runs(workflow, start, show, flask, clock, notice,
+                                                   exit_code):
     run = start(workflow(UNIT))
-    clock.advance(minutes=5)
+    minutes = 0 if "--ahead" in notice else 5
+    clock.advance(minutes=minutes)
     result = flask("workflowrun", *[run["id"] if arg == "ID" else arg for arg in notice])
     assert result.exit_code == exit_code
-    clock.advance(minutes=-5)
+    clock.advance(minutes=-minutes)
     assert (show(run)["status"], statuses(show(run))) == ("failed", {"unit": "timedout"})
+
+
+@pytest.mark.parametrize("look, exit_code, shown", [
+    (["show", "ID"], 0, '"failed"'), (["list"], 0, "failed"), (["list", "--json"], 0, '"failed"'),
+    (["list", "--status", "failed"], 0, "failed"), (["list", "--status", "running"], 0, "no such"),
+    (["wait", "ID", "--timeout", "0"], 1, '"failed"')],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value))
+def test_what_only_looks_shows_a_timeout_and_writes_nothing(workflow, start, show, flask, clock,
+                                                            look, exit_code, shown):
+    run = start(workflow(UNIT))
+    clock.advance(minutes=5)
+    result = flask("workflowrun", *[run["id"] if arg == "ID" else arg for arg in look])
+    assert (result.exit_code, shown in result.stdout) == (exit_code, True)
+    clock.advance(minutes=-5)
+    assert (show(run)["status"], statuses(show(run))) == ("running", {"unit": "waiting"})
 
 
 def test_a_timeout_is_noticed_by_a_callback(workflow, start, callback, show, clock):
@@ -230,13 +245,13 @@ def test_a_timeout_is_noticed_by_a_callback_for_another_task(workflow, start, ca
 
 
 @pytest.mark.both
-def test_a_timeout_is_noticed_by_the_delivery_sent_again(workflow, start, show, clock):
+def test_a_timeout_is_shown_to_the_delivery_sent_again(workflow, start, show, clock):
     run = start(workflow(UNIT), **{"Idempotency-Key": "1"})
     clock.advance(minutes=5)
     again = start("release", **{"Idempotency-Key": "1"})
     assert (again["id"], again["status"]) == (run["id"], "failed")
     clock.advance(minutes=-5)
-    assert show(run)["status"] == "failed"
+    assert show(run)["status"] == "running"
 
 
 def test_a_callback_comes_too_late_for_an_overdue_run(workflow, start, show, callback, clock):
@@ -291,6 +306,7 @@ def test_a_run_that_has_ended_is_never_touched_again(workflow, start, end, show,
         flask("workflowrun", "cancel", run["id"])
     elif status == "timedout":
         clock.advance(minutes=60)
+        flask("workflowrun", "expire")
     else:
         end(run, "unit", "succeeded")
         end(run, "undo", status)

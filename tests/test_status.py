@@ -7,7 +7,8 @@ import psycopg
 import pytest
 
 from app import create_app
-from conftest import Commands, database, wait_task
+from conftest import wait_task
+from inside import SCHEMA_VERSION, Commands, close_database
 from server import wait_until
 
 DAY = 24 * 60
@@ -33,7 +34,7 @@ def test_a_new_service_is_well(flask):
     found = facts(flask)
     assert found["database"] == "ok"
     assert found["bytes"] > 0
-    assert found["schema"] == database.newest_version
+    assert found["schema"] == SCHEMA_VERSION
     assert 0 < found["milliseconds to write"] < 5000
     assert (found["runs"], found["overdue"], found["oldest"]) == ({}, 0, None)
     assert set(found["waiting"].values()) == {0}
@@ -127,7 +128,7 @@ def test_a_file_that_another_program_holds_is_exit_code_1(flask, database_url):
 
 
 def test_a_file_that_became_damaged_is_exit_code_1(flask, database_url, clock):
-    database.close()
+    close_database()
     with open(database_url.removeprefix("sqlite:///"), "r+b") as file:
         file.write(b"damaged " * 1000)
     check_it_says_so(flask)
@@ -135,7 +136,7 @@ def test_a_file_that_became_damaged_is_exit_code_1(flask, database_url, clock):
 
 @pytest.mark.both
 def test_a_database_that_cannot_be_written_is_exit_code_1(flask, database_url, postgres_server):
-    database.close()
+    close_database()
     if database_url.startswith("sqlite"):
         with closing(sqlite3.connect(database_url.removeprefix("sqlite:///"))) as other:
             other.execute("CREATE TRIGGER refuse BEFORE INSERT ON workflow "
@@ -149,7 +150,7 @@ def test_a_database_that_cannot_be_written_is_exit_code_1(flask, database_url, p
         finally:
             session.execute("SET default_transaction_read_only = off")
             session.execute("ALTER DATABASE postgres RESET default_transaction_read_only")
-    database.close()
+    close_database()
     assert facts(flask)["database"] == "ok"
 
 
@@ -160,5 +161,5 @@ def test_a_server_that_is_away_is_exit_code_1_and_the_password_stays_secret(cloc
     try:
         said = check_it_says_so(Commands(create_app({"DATABASE_URL": url}, clock)))
     finally:
-        database.close()
+        close_database()
     assert "s3cret" not in said

@@ -11,10 +11,9 @@ import click
 import pytest
 from click.testing import _NamedTextIOWrapper
 
-import cli
 from app import create_app
-from conftest import Commands, wait_task
-from terminal import age, graph, label
+from conftest import wait_task
+from inside import VERSION, Commands, age, graph, label
 from server import PROJECT
 
 FLASK = [sys.executable, "-m", "flask"]
@@ -418,7 +417,7 @@ def test_the_shell_completes_nothing_while_the_database_is_away(url):
 # The version, and help
 
 def test_status_shows_the_version_that_the_package_has(flask):
-    assert flask.json("status", "--json")["version"] == cli.__version__
+    assert flask.json("status", "--json")["version"] == VERSION
     assert "version = attr: cli.__version__" in (PROJECT / "setup.cfg").read_text()
 
 

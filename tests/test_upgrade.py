@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from app import create_app
-from conftest import SCHEMA_VERSION, statuses
+from conftest import statuses
+from inside import SCHEMA_VERSION
 from server import PROJECT, kill, wait_until
 
 FIRST_VERSION = (Path(__file__).parent / "data" / "schema-1.sql").read_text()

@@ -1,5 +1,6 @@
 """Who calls (contract 7): one Caller made once a request, before anything of it is parsed."""
 from typing import NamedTuple
+from urllib.parse import parse_qs
 
 from flask import abort, current_app, g, request
 from werkzeug.exceptions import BadRequest, Forbidden
@@ -49,7 +50,8 @@ def identify():
     try:
         g.parameters = parameters = request.args.to_dict(flat=False)
     except UnicodeError as error:
-        if tokens and not signatures.has_token(tokens, request.headers, {}):
+        g.parameters = parse_qs(request.query_string.decode("latin-1"), keep_blank_values=True)
+        if tokens and not signatures.has_token(tokens, request.headers, g.parameters):
             raise Denied("no token, and a query that cannot be read") from error
         raise BadRequest("the query string has bytes that are not percent-encoded") from error
     if request.path == CALLBACK and "signature" in parameters:
