@@ -15,7 +15,6 @@ from runs.refusals import Unusable
 from runs.words import ANSWERS
 from schemas import dump_run
 from web import answers, doors, reading
-from web.answers import FORM, JSON
 from web.reading import together
 
 api = Blueprint("api", __name__, url_prefix="/api/v2")
@@ -31,11 +30,12 @@ def event():
 @api.post("/callback")
 def post_callback():
     """Resolve a topic of a run with a payload, or with a person's form (contract 4.3, 8)."""
-    if reading.media_type(JSON, FORM) == JSON:
+    if not reading.is_json():
+        doors.refuse_foreign_form()
+    if not reading.is_form():
         query, payload = together(reading.callback_query, reading.payload)
         WorkflowRun.resolve(**query, results=results(data=payload), now=doors.now())
         return answers.no_content()
-    doors.refuse_foreign_form()
     query, form = together(reading.callback_query, reading.form)
     query["status"] = form["status"] or query["status"]
     WorkflowRun.resolve(**query, results=results(comment=form["comment"]), now=doors.now())
@@ -56,6 +56,8 @@ def get_callback():
 @api.post("/webhook")
 def webhook():
     """Start a run from a webhook (contract 4.1)."""
+    if not reading.is_json():
+        doors.refuse_foreign_form()
     query, delivery = reading.webhook()
     return (handshake(query["workflow"], delivery.arrived["data"])
             or start(query["workflow"], delivery))
@@ -66,7 +68,8 @@ def start(name, delivery):
     if name is not None:
         workflow, routed = g.caller.workflow or Workflow.named(name), False
     else:
-        workflow, routed = Workflow.choose(delivery, g.caller.may_start)
+        workflow, routed = Workflow.choose(delivery, g.caller.may_start, reading.identified)
+    delivery = reading.identified(delivery, workflow)
     return dump_run(WorkflowRun.start(workflow, delivery, routed, doors.now()))
 
 

@@ -56,18 +56,22 @@ class Workflow(Table):
             self.__data__]
 
     @classmethod
-    def choose(cls, delivery, may_start):
+    def choose(cls, delivery, may_start, identified):
         """The workflow of a delivery that names none, and whether its conditions had to find it.
 
         That is the one named by the event's subject, the one that the same delivery found before,
         or the only one with conditions that takes it, of those that its sender may start: a
-        function of a workflow.
+        function of a workflow. `identified` is the delivery under the id by which a workflow knows
+        it, a function of both.
         Raises NotFound, Ambiguous, Denied.
         """
         named = cls.known(delivery.subject)
-        routed = not named and delivery.key and cls.select().join(
-            WorkflowRun, on=(WorkflowRun.workflow_ref == cls.name)).where(
-            WorkflowRun.delivery_key == delivery.key, WorkflowRun.routed).first()
+        keys = {} if named else {
+            workflow.name: identified(delivery, workflow).key for workflow in cls.select()}
+        routed = next((cls.known(name) for name, key in WorkflowRun.select(
+            WorkflowRun.workflow_ref, WorkflowRun.delivery_key).where(
+            WorkflowRun.delivery_key.in_({*keys.values()} - {None}), WorkflowRun.routed).tuples()
+            if keys.get(name) == key), None)
         known = named or routed
         candidates = [known] if known else [
             workflow for workflow in cls.select().order_by(cls.name)

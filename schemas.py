@@ -94,7 +94,14 @@ class DeliveryHeaders(Schema):
 
     idempotency_key = IdempotencyKey(data_key="Idempotency-Key")
     webhook_id = fields.String(data_key="webhook-id")
+    svix_id = fields.String(data_key="svix-id")
     github_delivery = fields.String(data_key="X-GitHub-Delivery")
+    gitlab_event_uuid = fields.String(data_key="X-Gitlab-Event-UUID")
+    request_uuid = fields.String(data_key="X-Request-UUID")
+    atlassian_webhook_identifier = fields.String(data_key="X-Atlassian-Webhook-Identifier")
+    linear_delivery = fields.String(data_key="Linear-Delivery")
+    shopify_webhook_id = fields.String(data_key="X-Shopify-Webhook-Id")
+    sns_message_id = fields.String(data_key="x-amz-sns-message-id")
 
     @post_load
     def first(self, headers, **kwargs):

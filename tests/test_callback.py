@@ -109,14 +109,30 @@ def test_all_mistakes_are_named_together(client, waiting, show):
 
 @pytest.mark.parametrize("content_type, body, code", [
     ("application/json", b"", 400), ("application/json", b"[]", 400),
-    ("application/json", b"null", 400), ("application/json", b"{", 400), (None, b"{}", 415),
-    ("text/plain", b"{}", 415), ("application/cloudevents+json", b"{}", 415),
+    ("application/json", b"null", 400), ("application/json", b"{", 400), (None, b"", 415),
+    ("text/plain", b"passed", 415), ("text/plain", b"[]", 400), ("text/html", b"{}", 415),
+    ("application/vnd.api+json", b"[]", 400), ("multipart/form-data; boundary=x", b"{}", 415),
     ("application/json; charset=latin-1", b"{}", 415)])
 def test_a_body_must_be_a_json_object(client, waiting, show, content_type, body, code):
     answer = client.post(f"/api/v2/callback?workflowrun={waiting['id']}&topic=tests", data=body,
                          content_type=content_type)
     assert answer.status_code == code
     assert show(waiting) == waiting
+
+
+@pytest.mark.parametrize("content_type", [None, "text/plain", "application/vnd.api+json"])
+def test_json_is_taken_where_the_sender_forgot_to_say_so(client, waiting, show, content_type):
+    query = f"workflowrun={waiting['id']}&topic=tests"
+    for foreign in ({"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://localhost"}):
+        answer = client.post(f"/api/v2/callback?{query}", data=b'{"passed": 41}', headers=foreign,
+                             content_type=content_type)
+        if content_type and "json" in content_type:
+            continue
+        assert answer.status_code == 403 and show(waiting) == waiting
+    answer = client.post(f"/api/v2/callback?{query}", data=b'{"passed": 41}',
+                         content_type=content_type)
+    assert (answer.status_code, answer.data) == (200, b"")
+    assert show(waiting)["tasks"][0]["results"] == [{"name": "data", "value": {"passed": 41}}]
 
 
 @pytest.mark.both

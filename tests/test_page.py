@@ -292,7 +292,7 @@ WRONG_FORMS = {
     "unknown status": "status=done", "status of a run": "status=timedout",
     "status twice": "status=succeeded&status=failed", "comment twice": "comment=a&comment=b",
     "not UTF-8": "comment=%FF", "a lone surrogate": "comment=%ED%A0%80",
-    "raw bytes": "comment=é", "too many fields": "&".join(f"f{n}=1" for n in range(21))}
+    "raw bytes": "comment=é", "too many fields": "&".join(f"f{n}=1" for n in range(1001))}
 
 
 @pytest.mark.parametrize("body", WRONG_FORMS.values(), ids=WRONG_FORMS.keys())
@@ -314,9 +314,22 @@ def test_the_form_comes_urlencoded_in_utf_8(client, waiting, show, content_type,
     assert statuses(show(waiting))["approval"] == ("failed" if code == 200 else "waiting")
 
 
-@pytest.mark.parametrize("path", ["webhook", "event"])
-def test_a_form_is_taken_at_the_callback_only(client, waiting, path):
-    answer = client.post(f"/api/v2/{path}?workflow=release", data={"status": "failed"})
+NO_ANSWERS = {
+    "curl's default": '{"passed": 41}', "empty object": "{}", "blanks before it": ' \n{"a": 1}',
+    "no field at all": "[1]", "Slack's button": "payload=%7B%22action%22%3A+%22reject%22%7D",
+    "a field more": "status=succeeded&passed=41", "not our word": "outcome=failed"}
+
+
+@pytest.mark.parametrize("body", NO_ANSWERS.values(), ids=NO_ANSWERS)
+def test_what_is_no_answer_is_never_dropped_under_a_200(client, waiting, show, body):
+    answer = client.post(url(waiting), data=body, content_type=FORM)
+    assert answer.status_code == 415
+    assert "Content-Type: application/json" in Page(answer).text
+    assert show(waiting) == waiting
+
+
+def test_a_form_is_no_event(client, waiting):
+    answer = client.post("/api/v2/event?workflow=release", data={"status": "failed"})
     assert (answer.status_code, answer.content_type) == (415, "application/problem+json")
 
 

@@ -361,6 +361,11 @@ def test_cloudevents(recipe):
         assert json.loads(answer.text)["status"] == "running"
 
 
+def test_senders(recipe):
+    with recipe("senders") as page:
+        page.run()
+
+
 def test_a_shell_script(recipe):
     with recipe("shell-script") as page:
         page.run()

@@ -60,8 +60,8 @@ class CloudEvent(Schema):
 
     specversion = fields.String(required=True, validate=validate.Equal("1.0", error="must be 1.0"))
     id = attribute(required=True)
-    source = attribute(fits(URI_REFERENCE.fullmatch, "must be a URI-reference (RFC 3986)"),
-                       required=True)
+    source = attribute(fits(URI_REFERENCE.fullmatch, "must be a URI-reference (RFC 3986); as a "
+                            "header it has each % as %25 (HTTP binding 3.1.3.2)"), required=True)
     type = attribute(required=True)
     subject = attribute()
     time = attribute(fits(is_timestamp, "must be a time such as 2026-11-23T09:00:00Z (RFC 3339)"))
@@ -100,7 +100,8 @@ CLOUD_EVENT = CloudEvent()
 def binary_event(headers, content_type, raw):
     """The JSON form of an event in binary mode (CloudEvents HTTP binding 3.1), not yet checked.
 
-    Takes (name, value) pairs as WSGI gives them (bytes as Latin-1). Raises ValidationError.
+    Takes (name, value) pairs as WSGI gives them (bytes as Latin-1), and the Content-Type or None.
+    Raises ValidationError.
     """
     event, mistakes = {"datacontenttype": content_type}, {}
     for header, value in headers:

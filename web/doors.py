@@ -10,7 +10,7 @@ from runs.refusals import Denied
 from storage import database
 from web import signatures
 from web.answers import CALLBACK, problem
-from web.reading import body
+from web.reading import body, is_binary_event
 
 
 class Caller(NamedTuple):
@@ -21,22 +21,25 @@ class Caller(NamedTuple):
     has_token: bool = False
     link: dict | None = None  # what the signed link says, by name
     workflow: Workflow | None = None
+    signature: signatures.Signature | None = None  # by which that workflow lets the caller in
 
     @property
     def by(self):
         """The name to record with what this caller resolves, or None."""
         return (self.link or {}).get("by")
 
+    def signature_for(self, workflow):
+        """The Signature by which the workflow lets this caller in, or None."""
+        if self.workflow:
+            return self.signature
+        try:
+            return accepted_signature(workflow, self.has_token)
+        except Denied:
+            return None
+
     def may_start(self, workflow):
         """Whether this caller, who named no workflow, has signed the request, if this one asks."""
-        variable = workflow.content.get("secret_env")
-        secret = variable and current_app.config["ENVIRON"].get(variable)
-        try:
-            if secret:
-                signatures.verify_signature(secret, request.headers, body(), now())
-        except Denied:
-            return False
-        return bool(secret or not variable)
+        return not workflow.content.get("secret_env") or bool(self.signature_for(workflow))
 
 
 def identify():
@@ -57,46 +60,65 @@ def identify():
         return
     has_token = signatures.has_token(tokens, request.headers, parameters)
     is_known = has_token or not tokens
-    workflow = None
+    workflow = signature = None
     if request.method == "POST" and request.path != CALLBACK:
-        signs = signatures.is_signed(request.headers)
         name = parameters.get("workflow", [""])[0]
-        if name and name.isprintable() and (is_known or signs):
+        if name and name.isprintable():
             workflow = Workflow.known(name)
-            check_sender(workflow, is_known)
+            signature = check_sender(workflow, has_token, is_known)
             is_known = True
     if not is_known:
         raise Denied("neither a token nor a signature of the workflow that it names")
-    g.caller = Caller(has_token, workflow=workflow)
+    g.caller = Caller(has_token, workflow=workflow, signature=signature)
 
 
-def check_sender(workflow, is_known):
-    """The sender of a workflow with a secret must have signed the body; a token is not enough.
+def check_sender(workflow, has_token, is_known):
+    """The Signature by which a workflow with a secret lets the sender in; a token is not enough.
 
-    For a caller without a token a workflow that needs no signature, or is unknown, takes as long.
+    For a caller without a token a workflow that needs no signature, or is unknown, takes as long,
+    whichever headers it sends.
     """
     variable = workflow and workflow.content.get("secret_env")
     if is_known and not variable:
-        return
-    secret = current_app.config["ENVIRON"].get(variable) if variable else signatures.NOBODY
-    if not secret:
-        current_app.logger.error("set %s and restart: it is the secret of workflow %s, which "
-                                 "cannot start without it", variable, workflow.name)
+        return None
+    missing = variable and not secrets_of(workflow) and (
+        f"set {variable} and restart: it is the secret of workflow {workflow.name}, which cannot "
+        "start without it")
+    if missing and is_known:
+        current_app.logger.error(missing)
         abort(problem(503, "this workflow cannot check signatures now", {"Retry-After": "60"}))
     try:
-        raw = body()
-    except BadRequest as error:
+        return accepted_signature(workflow, has_token)
+    except (BadRequest, Denied) as error:
         if is_known:
             raise
-        raise Denied(error.description) from error
-    signatures.verify_signature(secret, request.headers, raw, now())
+        raise Denied(missing or getattr(error, "description", error)) from error
+
+
+def accepted_signature(workflow, has_token):
+    """The Signature of this request that the workflow (None: a secret of nobody's) accepts.
+
+    Raises Denied; also where the headers say what starts, which a signed body does not cover.
+    """
+    content = workflow.content if workflow else {}
+    known = secrets_of(workflow) if content.get("secret_env") else []
+    signature = signatures.verify_signature(known or [signatures.NOBODY], request.headers, body(),
+                                            now(), content.get("signature_header"))
+    if signature.covers_body and is_binary_event() and not has_token:
+        raise Denied("a signature of the body does not cover an event's ce- headers: send it in "
+                     "structured mode, or with a token")
+    return signature
+
+
+def secrets_of(workflow):
+    return signatures.secrets_in(current_app.config["ENVIRON"].get(workflow.content["secret_env"]))
 
 
 def refuse_foreign_form():
-    """A form that another site posts comes from somebody who never saw the page."""
+    """What another site's page may send unasked comes from somebody who never saw this one."""
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
     foreign = site not in ("same-origin", "none") if site else (
-        origin and origin.partition("://")[2] != request.host)
+        origin and origin != f"{request.scheme}://{request.host}")
     if foreign:
         raise Forbidden("this form was sent by another site; open the link itself")
 

@@ -1,4 +1,5 @@
 """Reading a request: its query, media type, body and form, as loaded values."""
+import contextlib
 import hashlib
 import json
 from functools import lru_cache
@@ -10,13 +11,13 @@ from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMe
 from werkzeug.http import parse_options_header
 
 from runs.conditions import Delivery
-from runs.strictjson import parse_object
+from runs.strictjson import parse_json, parse_object
 from runs.words import WEBHOOK
 from schemas import CallbackForm, CallbackQuery, DeliveryHeaders, TriggerQuery
-from web.answers import JSON
+from web.answers import FORM, JSON
 from web.cloudevents import CLOUD_EVENT, binary_event
 
-EVENT_JSON = "application/cloudevents+json"
+EVENT_JSON, EVENT_PATH = "application/cloudevents+json", "/api/v2/event"
 # Made once: a schema made anew for each request costs more than what it loads.
 TRIGGER_QUERY, CALLBACK_QUERY, CALLBACK_FORM = TriggerQuery(), CallbackQuery(), CallbackForm()
 DELIVERY_HEADERS = DeliveryHeaders()
@@ -35,13 +36,40 @@ def together(*loads):
     return results
 
 
-def media_type(*accepted):
-    """The request's media type, one of the accepted ones in UTF-8, or 415."""
+def media_type():
+    """The request's media type in small letters, "" without one; 415 unless it is plain UTF-8."""
+    encoding = request.headers.get("Content-Encoding") or "identity"
+    if encoding.strip().lower() != "identity":
+        raise UnsupportedMediaType(f"send the body as it is, without a Content-Encoding; this came "
+                                   f"as {encoding[:100]!r}")
     found, charset = parsed_content_type(request.content_type)
-    if found not in accepted or charset not in ("utf-8", "utf8"):
-        raise UnsupportedMediaType(f"send 'Content-Type: {' or '.join(accepted)}', in UTF-8; this "
-                                   f"came as {request.content_type!r}")
+    if charset not in ("utf-8", "utf8"):
+        raise unsupported(JSON)
     return found
+
+
+def unsupported(*right, more=""):
+    given = request.content_type
+    came = f"as {given[:100]!r}" if given else "without a Content-Type"
+    return UnsupportedMediaType(f"send 'Content-Type: {' or '.join(right)}', in UTF-8; this came "
+                                f"{came}{more}")
+
+
+def is_json():
+    """Whether the body is declared as JSON, which no page sends to another site unasked."""
+    found, _ = parsed_content_type(request.content_type)
+    return found == JSON or found.startswith("application/") and found.endswith("+json")
+
+
+def is_form():
+    return media_type() == FORM
+
+
+def is_binary_event():
+    """Whether an event's attributes are in the headers (CloudEvents HTTP binding 3)."""
+    found, _ = parsed_content_type(request.content_type)
+    return (request.path == EVENT_PATH and "ce-specversion" in request.headers
+            and not found.startswith("application/cloudevents"))
 
 
 @lru_cache  # senders spell it in a few ways only; parsing took 3 % of a request
@@ -70,7 +98,21 @@ def body():
 
 
 def payload():
-    return parse_object(body())
+    """The JSON object that the body is, also where a sender forgot to say so (contract 4.1)."""
+    found, raw = media_type(), body()
+    if not is_json() and found not in ("", "text/plain"):
+        raise unsupported(JSON)
+    if is_json() and not raw.strip():
+        raise ValidationError("is empty; send a JSON object", "body")
+    try:
+        value = parse_json(raw)
+    except ValidationError as error:
+        if is_json():
+            raise
+        raise unsupported(JSON, more=" and is no JSON" if raw else " and a body") from error
+    if not isinstance(value, dict):
+        raise ValidationError("must be a JSON object", "body")
+    return value
 
 
 def trigger_query():
@@ -84,12 +126,34 @@ def callback_query():
 
 
 def webhook():
-    """The query and the delivery of a webhook (contract 4.1)."""
-    media_type(JSON)
-    query, data, sent_as = together(trigger_query, payload, delivery_id)
-    key = digest("webhook", *sent_as) if sent_as else None
-    same_payload = bool(sent_as) and sent_as[0] == "idempotency_key"
-    return query, Delivery(WEBHOOK, {"data": data}, key, same_payload, headers())
+    """The query and the delivery of a webhook (contract 4.1), known by the id in its headers."""
+    query, data, sent_as = together(trigger_query, form_payload if is_form() else payload,
+                                    delivery_id)
+    delivery = Delivery(WEBHOOK, {"data": data}, headers=headers())
+    return query, known_as(delivery, *sent_as) if sent_as else delivery
+
+
+def identified(delivery, workflow):
+    """The delivery, known by the id that counts for this workflow (contract 4.1): the one that its
+    signature covers, or the first of those there are."""
+    if delivery.trigger != WEBHOOK:
+        return delivery
+    signature = workflow.content.get("secret_env") and g.caller.signature_for(workflow)
+    if signature and signature.delivery_id:  # one name for all of a kind, as they can be renamed
+        return known_as(delivery, "webhook_id", signature.delivery_id)
+    path, found = workflow.content.get("delivery_id"), delivery.arrived
+    for key in path.split(".") if path else ():
+        found = found.get(key) if isinstance(found, dict) else None
+    is_id = found != "" and isinstance(found, (str, int, float)) and not isinstance(found, bool)
+    is_covered = bool(signature and signature.covers_body)  # as an Idempotency-Key is not
+    if is_id and (is_covered or not delivery.same_payload):
+        return known_as(delivery, "delivery_id", found)
+    return delivery
+
+
+def known_as(delivery, source, value):
+    return delivery._replace(key=digest("webhook", source, value),
+                             same_payload=source == "idempotency_key")
 
 
 def event():
@@ -104,8 +168,11 @@ def headers():
 
 
 def cloud_event():
-    if media_type(EVENT_JSON, JSON) == JSON and "ce-specversion" in request.headers:
+    found = media_type()
+    if is_binary_event() and (is_json() or not found):
         return CLOUD_EVENT.load(binary_event(request.headers, request.content_type, body()))
+    if found not in (EVENT_JSON, JSON):
+        raise unsupported(EVENT_JSON, JSON)
     return CLOUD_EVENT.load(payload())
 
 
@@ -123,7 +190,15 @@ def digest(*parts):
 
 def form():
     """A person's answer; where the link names a status, the form must not name another."""
-    found = CALLBACK_FORM.load(form_fields(body()))
+    given = form_fields(body())
+    if more := given.keys() - CALLBACK_FORM.fields.keys():
+        raise UnsupportedMediaType("a form has the fields status and comment here, and not "
+                                   f"{min(more)[:100]!r}; send JSON as 'Content-Type: {JSON}'")
+    if twice := {name: ["given more than once"] for name in given if len(given[name]) > 1}:
+        raise ValidationError(twice)
+    # A browser counts a line's end as one character, and sends two.
+    found = CALLBACK_FORM.load({name: value.replace("\r\n", "\n").strip() or None
+                                for name, (value,) in given.items()})
     linked = g.parameters.get("status")
     if not linked and not found["status"]:  # nor does a form that no button sent approve anything
         raise ValidationError("is required", "status")
@@ -132,13 +207,23 @@ def form():
     return found
 
 
+def form_payload():
+    """What a form brings: the JSON object in its field `payload`, else the object of its fields."""
+    given = form_fields(body())
+    if not given:
+        raise ValidationError("is empty; send a JSON object, or a form with fields", "body")
+    with contextlib.suppress(ValidationError):
+        if len(given.get("payload", ())) == 1:
+            return parse_object(given["payload"][0].encode())
+    return {name: values if values[1:] else values[0] for name, values in given.items()}
+
+
 def form_fields(raw):
-    """The fields of an urlencoded form by name, those without a value left out."""
+    """The values of each field of an urlencoded form, by name. JSON under its name is 415."""
+    if raw.lstrip().startswith(b"{"):
+        raise UnsupportedMediaType("this is JSON that came as a form, which is what `curl -d` says "
+                                   f"by itself; send 'Content-Type: {JSON}'")
     try:
-        values = parse_qs(raw.decode("ascii"), errors="strict", max_num_fields=20)
+        return parse_qs(raw.decode(), keep_blank_values=True, errors="strict", max_num_fields=1000)
     except ValueError as error:
         raise ValidationError("the form is not UTF-8, or has too many fields", "body") from error
-    if twice := {name: ["given more than once"] for name in values if len(values[name]) > 1}:
-        raise ValidationError(twice)
-    # A browser counts a line's end as one character, and sends two.
-    return {name: value.replace("\r\n", "\n").strip() or None for name, (value,) in values.items()}

@@ -5,6 +5,7 @@ import hmac
 import json
 import re
 import secrets
+from typing import NamedTuple
 
 from itsdangerous import Signer
 
@@ -32,67 +33,120 @@ def has_token(tokens, headers, parameters):
 
 # Sender signatures (contract 7.2)
 
-def verify_signature(secret, headers, body, now):
-    """Check a sender's signature of the raw body, in whichever way it comes; one is enough.
+class Signature(NamedTuple):
+    """What let a sender in: the header that it came in, and what it covers."""
+    header: str
+    covers_body: bool = True
+    time: str | None = None
+    delivery_id: str | None = None  # this, and no unsigned one, makes repeats known
 
-    `now` is in milliseconds. Raises Denied.
+
+def secrets_in(text):
+    """The secrets of a variable's text, newest first, without those that everybody knows."""
+    words = [word.strip() for word in (text or "").split(",")]
+    return [word for word in words if word and re.sub("^whsec_=*$", "", word)]
+
+
+def verify_signature(secrets, headers, body, now, signature_header=None):
+    """The Signature by which a sender has signed the raw body with one of the secrets.
+
+    `now` is in milliseconds; `signature_header` is the one that the definition names. Raises
+    Denied.
     """
-    reasons = []
-    for header, verify in VERIFIERS.items():
-        if header in headers:
-            try:
-                return verify(secret, headers, body, now / 1000)
-            except Denied as error:
-                reasons.append(str(error))
-    raise Denied("; ".join(reasons) or "this workflow is started by signed requests only")
+    verifiers, unfit = {signature_header: of_body, **VERIFIERS}, []
+    for header in [header for header in verifiers if header and header in headers]:
+        found = [verifiers[header](secret, header, headers, body) for secret in secrets]
+        for signature in filter(None, found):
+            if signature.time is None or is_fresh(signature.time, now / 1000):
+                return signature
+            unfit.append(f"{header} is for no time within {TOLERANCE // 60} minutes from now")
+        if not any(found):
+            unfit.append(f"{header} does not fit the body and the secret")
+    raise Denied("; ".join(unfit) or "this workflow is started by signed requests only")
 
 
-def verify_github(secret, headers, body, now):
-    """X-Hub-Signature-256 (GitHub, "Validating webhook deliveries")."""
-    expected = "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
-    if not same(headers["X-Hub-Signature-256"], expected):
-        raise Denied("X-Hub-Signature-256 does not fit the body and the secret")
+def of_body(secret, header, headers, body):
+    """The HMAC of the body; one that a signature with a time has covered is no body by itself."""
+    macs = [re.sub("^(sha256|v1)=", "", mac.strip()) for mac in headers[header].split(",")]
+    if fits(macs, secret.encode(), body) and not WITH_TIME.match(body):
+        return Signature(header)
 
 
-def verify_standard(secret, headers, body, now):
-    """webhook-id, webhook-timestamp and webhook-signature (Standard Webhooks 1.0)."""
+def standard(secret, header, headers, body):
+    """Standard Webhooks 1.0; Svix, whose it was at first, calls the same headers svix-…"""
+    kind = header.removesuffix("signature")
+    id, time = headers.get(f"{kind}id", ""), headers.get(f"{kind}timestamp", "")
+    macs = [mac[3:] for mac in headers[header].split() if mac.startswith("v1,")]
+    if (key := standard_key(secret)) and fits(macs, key, body, f"{id}.{time}."):
+        return Signature(header, time=time, delivery_id=id)
+
+
+def standard_key(secret):
     text = secret.removeprefix("whsec_").rstrip("=")
     try:
-        key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True) or secret.encode()
+        key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except ValueError:  # a secret made for another way of signing
-        key = secret.encode()
-    timestamp = headers.get("webhook-timestamp", "")
-    signed = f"{headers.get('webhook-id', '')}.{timestamp}.".encode("latin-1") + body
-    expected = "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
-    offered = headers["webhook-signature"].split()
-    if not any([same(signature, expected) for signature in offered]):
-        raise Denied("no webhook-signature fits the body and the secret")
-    require_fresh("webhook-timestamp", timestamp, now)
+        key = b""
+    return key or (not secret.startswith("whsec_") and secret.encode())
 
 
-def verify_slack(secret, headers, body, now):
-    """X-Slack-Signature (Slack, "Verifying requests from Slack")."""
-    timestamp = headers.get("X-Slack-Request-Timestamp", "")
-    signed = f"v0:{timestamp}:".encode("latin-1") + body
-    expected = "v0=" + hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest()
-    if not same(headers["X-Slack-Signature"], expected):
-        raise Denied("X-Slack-Signature does not fit the body and the secret")
-    require_fresh("X-Slack-Request-Timestamp", timestamp, now)
+def slack(secret, header, headers, body):
+    """Slack, "Verifying requests from Slack"."""
+    time = headers.get("X-Slack-Request-Timestamp", "")
+    macs = [headers[header].removeprefix("v0=")] if headers[header].startswith("v0=") else []
+    if fits(macs, secret.encode(), body, f"v0:{time}:"):
+        return Signature(header, time=time)
 
 
-VERIFIERS = {"X-Hub-Signature-256": verify_github, "webhook-signature": verify_standard,
-             "X-Slack-Signature": verify_slack}
+def stripe(secret, header, headers, body):
+    """Stripe, "Verify webhook signatures manually"."""
+    parts = [part.strip().partition("=")[::2] for part in headers[header].split(",")]
+    time = next((value for name, value in parts if name == "t"), "")
+    macs = [value for name, value in parts if name == "v1"]
+    if fits(macs, secret.encode(), body, f"{time}."):
+        return Signature(header, time=time)
 
 
-def is_signed(headers):
-    return any(header in headers for header in VERIFIERS)
+def the_secret(secret, header, headers, body):
+    if same(headers[header], secret):
+        return Signature(header, covers_body=False)
 
 
-def require_fresh(header, timestamp, now):
-    if not re.fullmatch(r"\d{1,12}", timestamp, re.ASCII):
-        raise Denied(f"{header} is not a time in seconds")
-    if abs(now - int(timestamp)) > TOLERANCE:
-        raise Denied(f"{header} is more than {TOLERANCE // 60} minutes off")
+#: Each header that can carry a proof, and how it is checked: a new sender is a line.
+VERIFIERS = {
+    "X-Hub-Signature-256": of_body,  # GitHub, Gitea, Forgejo
+    "X-Hub-Signature": of_body,  # Bitbucket, Jira
+    "X-Gitea-Signature": of_body,
+    "X-Gogs-Signature": of_body,
+    "X-Forgejo-Signature": of_body,
+    "X-Grafana-Alerting-Signature": of_body,
+    "circleci-signature": of_body,
+    "X-PagerDuty-Signature": of_body,
+    "Linear-Signature": of_body,
+    "Sentry-Hook-Signature": of_body,
+    "X-Shopify-Hmac-Sha256": of_body,
+    "webhook-signature": standard,
+    "svix-signature": standard,
+    "X-Slack-Signature": slack,
+    "Stripe-Signature": stripe,
+    "X-Gitlab-Token": the_secret,
+    "X-Buildkite-Token": the_secret,
+}
+#: How what a signature with a time covers begins, if sent as a body: no JSON or form begins so.
+WITH_TIME = re.compile(rb"v0:\d+:|(?:[^{=&]*\.)?\d{9,12}\.")
+
+
+def fits(macs, key, body, prefix=""):
+    """Whether one of the texts is the whole HMAC-SHA256 of prefix and body, in hex or base64."""
+    mac = hmac.new(key, prefix.encode("latin-1"), hashlib.sha256)
+    mac.update(body)
+    wanted = [mac.hexdigest(), base64.b64encode(mac.digest()).decode()]
+    return any([same(one, other) for one in macs for other in wanted])
+
+
+def is_fresh(timestamp, now):
+    return (re.fullmatch(r"\d{1,12}", timestamp, re.ASCII)
+            and abs(now - int(timestamp)) <= TOLERANCE)
 
 
 # Signed links (contract 7.3)
