@@ -60,9 +60,8 @@ class Workflow(Table):
         """The workflow of a delivery that names none, and whether its conditions had to find it.
 
         That is the one named by the event's subject, the one that the same delivery found before,
-        or the only one with conditions that takes it, of those that its sender may start: a
-        function of a workflow. `identified` is the delivery under the id by which a workflow knows
-        it, a function of both.
+        or the only one with conditions that takes it, of those that its sender may start.
+        `identified` is the delivery under the id by which a workflow knows it, a function of both.
         Raises NotFound, Ambiguous, Denied.
         """
         named = cls.known(delivery.subject)

@@ -313,7 +313,8 @@ def test_a_bug_is_a_500_without_details(environ, path, run, unchanged, app):
     client = create_app(environ, broken).test_client()
     for answer in (
             client.post("/api/v2/webhook?workflow=release", json={}),
-            client.post("/api/v2/event", content_type=JSON, data=wrapped("event", b"1")),
+            client.post("/api/v2/event?workflow=release", content_type=JSON,
+                        data=wrapped("event", b"1")),
             client.post(f"/api/v2/callback?workflowrun={run['id']}&topic=tests", json={}),
             client.get(f"/api/v2/callback?workflowrun={run['id']}&topic=tests")):
         assert_problem(answer, 500)
