@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import statuses, wait_task
+from conftest import sql, statuses, wait_task
 
 DATA = Path(__file__).parent / "data"
 CASES = DATA / "definitions"
@@ -297,6 +297,14 @@ def test_an_event_has_headers_too(define, client):
     assert got == ["skipped", "succeeded"]
 
 
+def test_a_header_with_a_proof_is_never_seen_whatever_is_stored(define, client, database_url):
+    define("w", triggers=when("webhook", "header.x-kind")["triggers"])
+    sql(database_url, "UPDATE workflow SET definition = "
+                      "replace(definition, 'x-kind', 'authorization')")
+    answer = client.post("/api/v2/webhook?workflow=w", json={}, headers={"Authorization": "x"})
+    assert answer.json["status"] == "skipped"
+
+
 # New keys
 
 NEW = dict(signatureHeader="X-Sig", deliveryId="data.event_id", correlate="data.after",
@@ -313,6 +321,11 @@ def test_the_new_keys_come_back_as_they_were_written(flask, define):
         key: NEW[key] for key in NEW if key != "tasks"}
     assert shown["tasks"] == [{**NEW["tasks"][0], "dependencies": []}]
     assert flask("workflow", "apply", "-", input=json.dumps(shown)).stdout.startswith("unchanged")
+
+
+def test_a_delivery_id_is_kept_without_its_dollar(flask, define):
+    define("w", deliveryId="$.data.event_id")
+    assert flask.json("workflow", "show", "w")["deliveryId"] == "data.event_id"
 
 
 def test_a_notice_without_on_is_of_tasks_that_wait_and_ended_runs(flask, define):
