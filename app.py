@@ -10,6 +10,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 import cli
 import storage
+import upkeep
 from models import STEPS, TABLES, Workflow, WorkflowRun
 from runs.refusals import Unusable
 from runs.words import ANSWERS
@@ -68,7 +69,7 @@ def start(name, delivery):
     if name is not None:
         workflow, routed = g.caller.workflow or Workflow.named(name), False
     else:
-        workflow, routed = Workflow.choose(delivery, g.caller.may_start, reading.identified)
+        workflow, routed = upkeep.route(delivery, g.caller.may_start, reading.identified)
     delivery = reading.identified(delivery, workflow)
     return dump_run(WorkflowRun.start(workflow, delivery, routed, doors.now()))
 

@@ -2,7 +2,6 @@
 import contextlib
 import logging
 import os
-import re
 import sys
 import time
 
@@ -13,22 +12,22 @@ from marshmallow import ValidationError
 
 import storage
 import upkeep
+from definitions import DEFINITION, read
 from models import STEPS, TABLES, Workflow, WorkflowRun
 from runs.conditions import Delivery
 from runs.refusals import Conflict, NotFound, Refused, Unusable, did_you_mean, one_line
-from runs.strictjson import parse_json, parse_object
+from runs.strictjson import parse_object
 from runs.words import ANSWERS, ENDED, RUN_STATUSES, SUCCEEDED, WEBHOOK, in_words
-from schemas import WorkflowDefinition, dump_run
+from schemas import dump_run
 from storage.copy import copy
-from terminal import (SECONDS, callback_url, columns, graph, lines_of, listing, print_json, report,
-                      table, tell, tree, trial, waits_for)
+from terminal import (Duration, callback_url, columns, graph, lines_of, listing, plain, print_json,
+                      report, table, tell, tree, trial, waits_for)
 from web.cloudevents import CLOUD_EVENT
 from web.signatures import sign_link
 
 __version__ = "1.1.0"  # setup.cfg takes it from here
 log = logging.getLogger("signalbox")
 
-DEFINITION = WorkflowDefinition()
 POLL_SECONDS = 0.2
 
 
@@ -66,17 +65,6 @@ class Group(AppGroup):
         except storage.BROKEN as error:
             raise click.ClickException(
                 f"the database cannot be used now: {one_line(error)}") from error
-
-
-class Duration(click.ParamType):
-    """A whole number and its unit, as seconds."""
-    name = "duration"
-
-    def convert(self, value, param, ctx):
-        match = re.fullmatch(r"(\d{1,9})([smhd])", str(value), re.ASCII)
-        if not match:
-            self.fail(f"{value!r} is not a whole number and s, m, h or d, such as 30d")
-        return int(match[1]) * SECONDS[match[2]]
 
 
 def now():
@@ -131,18 +119,20 @@ def load_definitions(files, otherwise):
     """The definitions in the files; every mistake is printed before any ends the command."""
     definitions, mistakes = {}, []
     for file in files:
+        name = getattr(file, "name", "<stdin>")
         try:
-            found = parse_json(file.read(), "file")
-            loaded = DEFINITION.load(found, many=isinstance(found, list))
+            loaded, unknown = read(file.read())
         except ValidationError as error:
-            mistakes += [f"{file.name}: {line}" for line in lines_of(error.normalized_messages())]
+            mistakes += [f"{name}: {line}" for line in lines_of(error.normalized_messages())]
             continue
-        for definition in loaded if isinstance(found, list) else [loaded]:
+        if unknown:
+            click.echo(plain(f"{name}: not known, so left out: {', '.join(unknown)}"), err=True)
+        for definition in loaded:
             if definition["name"] in definitions:
-                mistakes.append(f"{file.name}: name: {definition['name']} is defined twice")
+                mistakes.append(f"{name}: name: {definition['name']} is defined twice")
             definitions[definition["name"]] = definition
     if mistakes:
-        click.echo("\n".join(mistakes), err=True)
+        click.echo("\n".join(map(plain, mistakes)), err=True)
         raise click.ClickException(otherwise)
     return definitions.values()
 
@@ -183,16 +173,20 @@ def workflow_show(name, as_graph, run_id):
 @click.option("--payload", "file", metavar="FILE", type=click.File("rb"), required=True,
               help="The JSON object that would arrive; - is standard input.")
 @click.option("--event", "is_event", is_flag=True, help="It is a CloudEvent in structured mode.")
-def workflow_try(name, file, is_event):
+@click.option("--header", "headers", multiple=True, help="Such as 'X-GitHub-Event: push'.")
+def workflow_try(name, file, is_event, headers):
     """Say whether a payload would start a workflow, and why; nothing is stored.
 
     Exit code: 0 it would start, 1 it would not.
     """
-    content = Workflow.named(name).content
     payload = parse_object(file.read(), "file")
-    delivery = (Delivery.of_event(CLOUD_EVENT.load(payload)) if is_event
-                else Delivery(WEBHOOK, {"data": payload}))
-    starts, why = trial(content, delivery)
+    if any(":" not in header for header in headers):
+        raise click.BadParameter("write 'X-GitHub-Event: push'", param_hint="--header")
+    given = {name.strip().lower(): value.strip()
+             for name, _, value in (header.partition(":") for header in headers)}
+    delivery = (Delivery.of_event(CLOUD_EVENT.load(payload), headers=given) if is_event
+                else Delivery(WEBHOOK, {"data": payload}, headers=given))
+    starts, why = trial(Workflow.named(name).content, delivery)
     click.echo(why)
     sys.exit(0 if starts else 1)
 

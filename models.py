@@ -11,9 +11,9 @@ from functools import lru_cache
 from peewee import (AutoField, BigIntegerField, BooleanField, CharField, CompositeKey,
                     ForeignKeyField, IntegerField, OperationalError, TextField)
 
-from runs.conditions import is_enabled, unmet
+from runs.conditions import correlated, filled_task, is_enabled, unmet
 from runs.life import RunLife, TaskLife, new_id
-from runs.refusals import (Ambiguous, ConditionsNotMet, Conflict, Denied, NotFound, PayloadDiffers,
+from runs.refusals import (ConditionsNotMet, Conflict, NotFound, PayloadDiffers,
                            TriggerDisabled)
 from runs.strictjson import same_json
 from runs.words import CANCELLED, ENDED, FAILED, NOT_STARTED, RUNNING, SUCCEEDED, WAITING
@@ -54,39 +54,6 @@ class Workflow(Table):
         """Whether it is stored as it is here; it stays so until the transaction ends."""
         return [stored.__data__ for stored in WORKFLOW_TO_START.fetch(name=self.name)] == [
             self.__data__]
-
-    @classmethod
-    def choose(cls, delivery, may_start, identified):
-        """The workflow of a delivery that names none, and whether its conditions had to find it.
-
-        That is the one named by the event's subject, the one that the same delivery found before,
-        or the only one that takes it, of those that its sender may start: a function of a workflow.
-        `identified` is the delivery under the id by which a workflow knows it, a function of both.
-        Raises NotFound, Ambiguous, Denied.
-        """
-        named = cls.known(delivery.subject)
-        keys = {} if named else {
-            workflow.name: identified(delivery, workflow).key for workflow in cls.select()}
-        routed = next((cls.known(name) for name, key in WorkflowRun.select(
-            WorkflowRun.workflow_ref, WorkflowRun.delivery_key).where(
-            WorkflowRun.delivery_key.in_({*keys.values()} - {None}), WorkflowRun.routed).tuples()
-            if keys.get(name) == key), None)
-        known = named or routed
-        candidates = [known] if known else [
-            workflow for workflow in cls.select().order_by(cls.name)
-            if is_enabled(workflow.content, delivery.trigger)]
-        allowed = [workflow for workflow in candidates if may_start(workflow)]
-        willing = [workflow for workflow in allowed
-                   if known or not unmet(workflow.content, delivery)]
-        if len(willing) == 1:
-            return willing[0], not named
-        if willing:
-            names = ", ".join(workflow.name for workflow in willing)
-            raise Ambiguous(f"several workflows take this: {names}; choose with ?workflow=NAME")
-        if len(allowed) < len(candidates):
-            raise Denied("it is not signed, as workflows that it may be meant for need it")
-        raise NotFound(f"no workflow's {delivery.trigger} trigger takes this; "
-                       "name one with ?workflow=NAME")
 
     @classmethod
     def apply(cls, definitions):
@@ -130,6 +97,7 @@ class WorkflowRun(RunLife, Table):
     start_time = BigIntegerField()
     end_time = BigIntegerField(null=True)
     due = BigIntegerField(null=True)  # when the run or one of its waiting tasks times out next
+    correlate = CharField(null=True)  # by which callers who do not know the id name the run
 
     @classmethod
     def start(cls, workflow, delivery, routed, now):
@@ -232,17 +200,23 @@ class WorkflowRun(RunLife, Table):
 
     @classmethod
     def planned(cls, workflow, delivery, routed, now):
-        """A new run with its tasks, not stored yet: those without dependencies wait already."""
+        """A new run with its tasks, not stored yet: those without dependencies wait already.
+
+        Raises ValidationError when a topic cannot be filled in.
+        """
         content = workflow.content
+        params = delivery.params(content["params"])
         run = cls.from_row({
             **dict.fromkeys(cls._meta.sorted_field_names), "id": new_id(now),
             "workflow_ref": workflow.name, "workflow_display_name": content.get("display_name"),
             "workflow_version": workflow.version, "trigger": delivery.trigger, "routed": routed,
             "delivery_key": delivery.key, "status": RUNNING, "timeout": content.get("timeout"),
-            "params_json": json.dumps(delivery.params(content["params"])), "start_time": now})
+            "correlate": correlated(content.get("correlate"), delivery, params),
+            "params_json": json.dumps(params), "start_time": now})
         run.adopt([TaskRun.from_row({
             **dict.fromkeys(TaskRun._meta.sorted_field_names), "position": position,
-            "id": secrets.token_hex(16), "name": task["name"], "topic": task["topic"],
+            "id": secrets.token_hex(16), "name": task["name"], **filled_task(task, params),
+            "resolvers_json": json.dumps(task["resolvers"]) if "resolvers" in task else None,
             "status": NOT_STARTED, "timeout": task.get("timeout"),
             "dependencies_json": json.dumps(task["dependencies"])})
             for position, task in enumerate(content["tasks"])], now)
@@ -294,6 +268,10 @@ WorkflowRun.add_index(WorkflowRun.delivery_key, WorkflowRun.workflow_ref, unique
                       where=WorkflowRun.delivery_key.is_null(False))
 WorkflowRun.add_index(WorkflowRun.workflow_ref, WorkflowRun.number)
 WorkflowRun.add_index(BY_WORKFLOW_AND_STATUS)
+BY_CORRELATE = WorkflowRun.index(
+    WorkflowRun.workflow_ref, WorkflowRun.correlate, WorkflowRun.number,
+    where=WorkflowRun.correlate.is_null(False))
+WorkflowRun.add_index(BY_CORRELATE)
 WorkflowRun.add_index(WorkflowRun.status, WorkflowRun.number)
 WorkflowRun.add_index(WorkflowRun.due, where=WorkflowRun.due.is_null(False))
 WorkflowRun.add_index(WorkflowRun.end_time, where=WorkflowRun.end_time.is_null(False))
@@ -315,6 +293,8 @@ class TaskRun(TaskLife, Table):
     end_time = BigIntegerField(null=True)
     callback_status = CharField(null=True, max_length=9)  # kept from before the start, if need be
     callback_results = TextField(null=True)  # JSON
+    message = TextField(null=True)  # for whoever decides
+    resolvers_json = TextField(column_name="resolvers", null=True)  # who may end it
 
     class Meta:
         primary_key = CompositeKey("workflow_run", "position")
@@ -322,6 +302,11 @@ class TaskRun(TaskLife, Table):
     @property
     def dependencies(self):
         return parsed(self.dependencies_json)
+
+    @property
+    def resolvers(self):
+        """Names of tokens, and `link`; None for whoever is let in."""
+        return self.resolvers_json and parsed(self.resolvers_json)
 
     @property
     def answer(self):
@@ -365,5 +350,7 @@ UPDATE_TASK = Statement(lambda: TaskRun.update(columns(
 TABLES = [Workflow, WorkflowRun, TaskRun]
 #: What makes of a database of version n one of version n + 1, in their order (storage/schema.py).
 STEPS = [
-    lambda opened: opened.execute(BY_WORKFLOW_AND_STATUS),
+    lambda opened: opened.add(BY_WORKFLOW_AND_STATUS),
+    lambda opened: opened.add(WorkflowRun.correlate, BY_CORRELATE, TaskRun.message,
+                              TaskRun.resolvers_json),
 ]

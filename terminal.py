@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 import click
 
-from runs.conditions import MISSING, evaluate, in_text, is_enabled
+from runs.conditions import MISSING, evaluate, filled_task, in_text, is_enabled
 from runs.words import (CANCELLED, FAILED, NOT_STARTED, RUNNING, SKIPPED, SUCCEEDED, TIMED_OUT,
                         WAITING)
 
@@ -19,6 +19,17 @@ LOOKS = {NOT_STARTED: ("○", "bright_black", "#e8e8e8"), WAITING: ("●", "yell
          RUNNING: ("●", "yellow", "#ffe8a3"), SUCCEEDED: ("✓", "green", "#bfe8c5"),
          FAILED: ("✗", "red", "#ffc9c4"), TIMED_OUT: ("!", "red", "#ffc9c4"),
          SKIPPED: ("–", "bright_black", "#e8e8e8"), CANCELLED: ("×", "bright_black", "#e8e8e8")}
+
+
+class Duration(click.ParamType):
+    """A whole number and its unit, as seconds."""
+    name = "duration"
+
+    def convert(self, value, param, ctx):
+        match = re.fullmatch(r"(\d{1,9})([smhd])", str(value), re.ASCII)
+        if not match:
+            self.fail(f"{value!r} is not a whole number and s, m, h or d, such as 30d")
+        return int(match[1]) * SECONDS[match[2]]
 
 
 def print_json(value):
@@ -137,6 +148,8 @@ def trial(definition, delivery):
         verdict = "holds" if met else "does not hold"
         lines.append(plain(f"{verdict}: {in_text(condition)}; found {found}"))
         starts = starts and met
+    for task in definition["tasks"] if starts else ():  # raises ValidationError
+        filled_task(task, delivery.params(definition["params"]))
     if starts and "secret_env" in definition:
         lines.append(f"its sender must sign it with {definition['secret_env']}")
     return starts, "\n".join([*lines, "would start" if starts else "would not start"])

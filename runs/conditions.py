@@ -1,12 +1,26 @@
-"""Whether what arrived starts a workflow (contract 3): deliveries, paths, conditions."""
+"""Whether what arrived starts a workflow (contract 3): deliveries, paths, conditions, and what of
+it is filled into topics and messages."""
 import json
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
+from marshmallow import ValidationError
+
+from runs.patterns import matches
 from runs.strictjson import same_json
-from runs.words import EVENT, IN, MATCHES
+from runs.words import EVENT, IN, INACTIVE, MATCHES, WEBHOOK
 
 MISSING = object()  # in place of a value, as null is one
+HEADER = "header."  # what the path of a request's header begins with
+#: Names of headers that carry a proof: no condition sees them.
+PROOF = re.compile(
+    "token|secret|signature|passw|passphrase|credential|authoriz|authent|cookie|session|hmac|jwt|"
+    "(api|access|auth|private|shared|function)s?[-_]?key|bearer|assertion|"
+    "(^|[-_])(auth|sig|otp|client-cert)([-_]|$)")
+#: What becomes a blank where it is filled in: control characters, also those that reorder a line.
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 class Delivery(NamedTuple):
@@ -15,11 +29,12 @@ class Delivery(NamedTuple):
     arrived: dict  # "data" and "event", as far as there are any
     key: str | None = None
     same_payload: bool = False  # a repeat must carry the payload of the first
+    headers: Mapping = MappingProxyType({})  # lower-case names to text; never stored
 
     @classmethod
-    def of_event(cls, event, key=None):
+    def of_event(cls, event, key=None, headers=MappingProxyType({})):
         data = {"data": event["data"]} if "data" in event else {}
-        return cls(EVENT, {"event": event, **data}, key)
+        return cls(EVENT, {"event": event, **data}, key, headers=headers)
 
     @property
     def subject(self):
@@ -35,24 +50,67 @@ class Delivery(NamedTuple):
                   for param in declared if param["name"] in given or "default_value" in param}
         return {**self.arrived, **values, **self.arrived}  # what arrived stands first, and wins
 
+    def value_at(self, params, path):
+        """The value at a condition's path: a header's text, or what the parameters hold."""
+        if path.startswith(HEADER):
+            name = path.removeprefix(HEADER)
+            return MISSING if carries_proof(name) else self.headers.get(name, MISSING)
+        return value_at(params, path)
+
+
+def carries_proof(header):
+    """Whether a header of this name (in lower case) may carry a token, a signature or the like."""
+    return bool(PROOF.search(header))
+
+
+def value_at(params, path):
+    """The value at a dotted path, which goes through objects only, or MISSING."""
+    value = params
+    for key in path.split("."):
+        value = value.get(key, MISSING) if isinstance(value, dict) else MISSING
+    return value
+
+
+def full_path(path, trigger, definition):
+    """The path from the run's parameters or the headers that is meant for this trigger.
+
+    Raises ValidationError when there can never be anything.
+    """
+    path = path.removeprefix("$.")
+    first = path.partition(".")[0]
+    if path.startswith(HEADER):
+        name = path.removeprefix(HEADER).lower()
+        if not name or carries_proof(name) or name == definition.get(
+                "signature_header", "").lower():
+            raise ValidationError(f"the header {name!r} carries a proof, and is never seen" if name
+                                  else "must name a header, such as header.x-github-event")
+        return HEADER + name
+    declared = {param["name"] for param in definition.get("params", []) if "name" in param}
+    if first == "data" or first in declared or first == trigger == EVENT:
+        return path
+    if trigger == WEBHOOK or not first:
+        raise ValidationError(f"{path!r} can never be there; begin with data., header. or a "
+                              "declared parameter's name")
+    return f"event.{path}"
+
 
 def is_enabled(definition, trigger):
     """Whether the definition's trigger is on, which it is unless it says otherwise."""
-    return definition["triggers"].get(trigger, {}).get("enabled", True)
+    return (definition.get("status") != INACTIVE
+            and definition["triggers"].get(trigger, {}).get("enabled", True))
+
+
+def conditions_of(definition, trigger):
+    return definition["triggers"].get(trigger, {}).get("conditions", ())
 
 
 def evaluate(definition, delivery):
-    """For each condition of the trigger: itself, whether it holds, the value found or MISSING.
-
-    The path to the value goes through objects only.
-    """
-    conditions = definition["triggers"].get(delivery.trigger, {}).get("conditions", ())
+    """For each condition of the trigger: itself, whether it holds, the value found or MISSING."""
+    conditions = conditions_of(definition, delivery.trigger)
     params = delivery.params(definition["params"]) if conditions else {}
     for condition in conditions:
-        value = params
-        for key in condition["field"].split("."):
-            value = value.get(key, MISSING) if isinstance(value, dict) else MISSING
-        yield condition, holds(condition, value), value
+        value = delivery.value_at(params, condition["field"])
+        yield condition, holds(condition, value, definition["name"]), value
 
 
 def unmet(definition, delivery):
@@ -66,9 +124,42 @@ def in_text(condition):
     return f"{condition['field']} {condition['operation']} {wanted}"
 
 
-def holds(condition, value):
+def holds(condition, value, workflow):
     if condition["operation"] == MATCHES:
-        return isinstance(value, str) and bool(re.fullmatch(condition["value"], value))
+        where = f"workflow={workflow} field={condition['field']!r}"
+        return isinstance(value, str) and matches(condition["value"], value, where)
     if condition["operation"] == IN:
         return any(same_json(value, wanted) for wanted in condition["one_of"])
     return same_json(value, condition["value"])
+
+
+def text_of(value):
+    """A text as it is, a number or boolean as JSON writes it; None for anything else."""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value) if isinstance(value, (bool, int, float)) else None
+
+
+def filled(text, params):
+    """The text with the run's values in place of $(params.PATH), as far as there are any."""
+    def value(match):
+        found = text_of(value_at(params, match[1]))
+        return match[0] if found is None else CONTROL.sub(" ", found)
+    return re.sub(r"\$\(params\.([^()]+)\)", value, text)
+
+
+def filled_task(task, params):
+    """The topic and the message of a task in a run. Raises ValidationError for a topic that cannot
+    be one."""
+    topic = filled(task["topic"], params)
+    if not topic.strip() or len(topic) > 255:
+        size = f"{len(topic)} characters" if topic.strip() else "nothing"
+        raise ValidationError(f"the topic {task['topic']!r} of task {task['name']!r} would become "
+                              f"{size}; it may have 1 to 255", "topic")
+    return {"topic": topic, "message": filled(task.get("message", ""), params)[:2000] or None}
+
+
+def correlated(path, delivery, params):
+    """The value by which callers can name the run: 1 to 255 characters, or None."""
+    text = text_of(delivery.value_at(params, path)) if path else None
+    return text if text and len(text) <= 255 and "\0" not in text else None

@@ -1,10 +1,13 @@
 """JSON (RFC 8259) as the contract has it: what is malformed (4.7), when values are equal (3)."""
 import json
 import math
+import re
 
 from marshmallow import ValidationError
 
 MAX_DEPTH = 200
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors begin a file with it
+YAML = re.compile(rb"\s*(---|#|- |[\w\"']+:\s)")
 
 
 def finite(text):
@@ -17,14 +20,26 @@ def refuse_constant(text):
     raise ValueError(f"{text} is not JSON")
 
 
+def without_repeats(pairs):
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice[:40]!r} stands twice in one object")
+    return value
+
+
 DECODER = json.JSONDecoder(parse_float=finite, parse_constant=refuse_constant)
+#: For what a person has written: a key twice in one object is a mistake.
+STRICTER = json.JSONDecoder(parse_float=finite, parse_constant=refuse_constant,
+                            object_pairs_hook=without_repeats)
 
 
-def parse_json(raw, field="body"):
+def parse_json(raw, field="body", decoder=DECODER):
     """The value of UTF-8 JSON bytes. Raises ValidationError for what is malformed (4.7)."""
     try:
         text = raw.decode()
-        value = DECODER.decode(text)
+        value = decoder.decode(text)
         if text.count("[") + text.count("{") > MAX_DEPTH and depth(value) > MAX_DEPTH:
             raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
         if "\\u" in text:
@@ -38,10 +53,24 @@ def parse_json(raw, field="body"):
     except json.JSONDecodeError as error:
         message = str(error)
     except ValueError as error:  # Python's own words for long integers speak of its insides
-        message = "an integer of too many digits" if "digits" in str(error) else str(error)
+        message = str(error)
+        if message.startswith("Exceeds the limit"):
+            message = "an integer of too many digits"
     else:
         return value
     raise ValidationError(f"malformed JSON: {message}", field)
+
+
+def parse_file(raw):
+    """As `parse_json`, for a file that a person has written."""
+    raw = raw.removeprefix(BYTE_ORDER_MARK)
+    try:
+        return parse_json(raw, "file", STRICTER)
+    except ValidationError as error:
+        if not YAML.match(raw):
+            raise
+        raise ValidationError(f"{error.messages[0]}; this looks like YAML, and must be JSON",
+                              "file") from error
 
 
 def depth(value):

@@ -18,6 +18,12 @@ EVENT_WAIT = "eventwait"  # the only type of task that runs here
 SUCCESS, FAILURE, ALWAYS = "success", "failure", "always"
 CONDITIONS = {SUCCESS: {SUCCEEDED}, FAILURE: {FAILED, TIMED_OUT}, ALWAYS: ENDED}
 
+#: What a notice tells (section 10).
+TASK_WAITING, TASK_ENDED, RUN_STARTED, RUN_ENDED = NOTICES = (
+    "task.waiting", "task.ended", "run.started", "run.ended")
+
+INACTIVE = "inactive"  # the status of a definition that nothing starts
+LINK = "link"  # among a task's resolvers: whoever has a signed link
 EQUALS, MATCHES, IN = OPERATIONS = ("equals", "matches", "in")
 
 

@@ -1,10 +1,20 @@
 """The steps from one version of the schema to the next, on either database."""
+from peewee import SQL, Entity, Field, NodeList
+
 from runs.refusals import Unusable
 
 
 class Schema:
     """What a database knows of its tables: `tables`, `steps` and `newest_version` are given to it;
     stored_version() (0: there are no tables) and store_version() are its own."""
+
+    def add(self, *parts):
+        """Add columns, as the fields of a table say, and indexes: a step."""
+        for part in parts:
+            if isinstance(part, Field):
+                part = NodeList((SQL("ALTER TABLE"), Entity(part.model._meta.table_name),
+                                 SQL("ADD COLUMN"), part.ddl(self.get_sql_context())))
+            self.execute(part)
 
     def bring_up_to_date(self, name):
         """Make the tables, or do the steps that are missing, each in a transaction of its own.

@@ -13,11 +13,13 @@ MAY_IMPORT = {
     "storage": {"runs"},
     "models": {"storage", "runs"},
     "schemas": {"runs"},
+    "definitions": {"schemas", "runs"},
     "notices": {"models", "schemas", "storage", "runs", "web.signatures"},
     "upkeep": {"models", "storage", "runs"},
     "terminal": {"models", "schemas", "runs"},
     "web": {"models", "schemas", "storage", "runs"},
-    "cli": {"upkeep", "terminal", "notices", "models", "schemas", "storage", "runs", "web"},
+    "cli": {"definitions", "upkeep", "terminal", "notices", "models", "schemas", "storage", "runs",
+            "web"},
     "app": {"cli", "upkeep", "models", "schemas", "storage", "runs", "web"},
     "wsgi": {"app", "runs", "web"},
     "gunicorn.conf": {"app", "cli", "runs", "storage", "web"},
@@ -25,7 +27,9 @@ MAY_IMPORT = {
 ROOMS = {"flask": {"web", "app", "cli"}, "werkzeug": {"web", "app"}, "click": {"cli", "terminal"},
          "peewee": {"storage", "models", "upkeep"}, "playhouse": {"storage", "models"},
          "sqlite3": {"storage"}, "psycopg": set(), "gunicorn": {"gunicorn.conf"},
-         "itsdangerous": {"web"}, "marshmallow": {"schemas", "web", "runs", "app", "cli", "models"}}
+         "itsdangerous": {"web"},
+         "marshmallow": {"schemas", "definitions", "web", "runs", "app", "cli", "models"},
+         "regex": {"runs", "definitions"}}
 
 
 def room(module):

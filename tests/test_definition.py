@@ -42,6 +42,10 @@ def release(*tasks, **keys):
     return {"name": "release", "tasks": list(tasks), **keys}
 
 
+def empty(name):
+    return {"name": name, "tasks": []}
+
+
 def when(**condition):
     return release(triggers={"webhook": {"conditions": [condition]}})
 
@@ -79,9 +83,9 @@ def test_a_run_already_started_keeps_its_tasks(define, start, callback, show):
 
 @pytest.mark.parametrize("definition", [
     pytest.param(release(), id="no tasks"),
-    pytest.param({"name": "release"}, id="no tasks key"),
-    pytest.param(release(**dict.fromkeys(["tasks", "triggers", "params", "timeout", "displayName",
-                                          "secretEnv"])), id="every key null"),
+    pytest.param(release(**dict.fromkeys([
+        "triggers", "params", "timeout", "displayName", "secretEnv", "signatureHeader",
+        "deliveryId", "correlate", "notify", "status"])), id="every other key null"),
 ])
 def test_a_run_of_a_workflow_without_tasks_succeeds_at_once(apply, start, show, definition):
     assert apply(definition).stdout.startswith("created")
@@ -112,14 +116,14 @@ def test_nulls_inside_a_trigger_count_as_absent(apply, start):
 
 @pytest.mark.both
 @pytest.mark.parametrize("definition", [
-    pytest.param({"name": "a"}, id="name of 1"),
-    pytest.param({"name": "Az09._-" + "x" * 93}, id="name of 100"),
+    pytest.param(empty("a"), id="name of 1"),
+    pytest.param(empty("Az09._-" + "x" * 93), id="name of 100"),
     pytest.param(release(displayName="é" * 255), id="display name of 255"),
     pytest.param(release(wait_task("n" * 255)), id="task name and topic of 255"),
     pytest.param(release(wait_task("tests", timeout=0), timeout=0), id="timeouts of 0"),
     pytest.param(release(wait_task("a", timeout=TEN_YEARS), timeout=TEN_YEARS), id="ten years"),
     pytest.param(release(wait_task("a", "topic"), wait_task("b", "topic")), id="shared topic"),
-    pytest.param(release(color="red", triggers={"manual": {"enabled": True}}), id="unknown keys"),
+    pytest.param(release(*[wait_task(f"t{n}") for n in range(500)]), id="500 tasks"),
 ])
 def test_what_is_within_the_limits_applies(apply, stored, definition):
     result = apply(definition)
@@ -168,6 +172,9 @@ def test_a_timeout_of_0_is_none(define, start, clock, show):
     pytest.param(release(params=[{"defaultValue": 1}]), "name", id="parameter without name"),
     pytest.param(release(params=[{"name": "x" * 256}]), "name", id="parameter's name of 256"),
     pytest.param({"name": "release", "tasks": {}}, "tasks", id="tasks an object"),
+    pytest.param({"name": "release"}, "tasks", id="no tasks key"),
+    pytest.param(release() | {"tasks": None}, "tasks", id="tasks null"),
+    pytest.param(release(*[wait_task(f"t{n}") for n in range(501)]), "tasks", id="501 tasks"),
     pytest.param(release(None), "0", id="task null"),
     pytest.param(release("tests"), "0", id="task a text"),
     pytest.param(release(wait_task("")), "name", id="task's name empty"),
@@ -241,7 +248,7 @@ def test_all_mistakes_of_a_condition_are_reported_together(apply):
 
 
 def test_the_mistakes_of_all_files_are_reported_with_the_file_that_has_them(flask, write, stored):
-    files = [write("a.json", release(timeout=-1)), write("b.json", [{"name": "b"}, {"name": ""}]),
+    files = [write("a.json", release(timeout=-1)), write("b.json", [empty("b"), empty("")]),
              write("c.json", b"{")]
     result = flask("workflow", "apply", *files)
     assert refuses(result, "timeout", "name")
@@ -252,7 +259,7 @@ def test_the_mistakes_of_all_files_are_reported_with_the_file_that_has_them(flas
 @pytest.mark.both
 def test_one_bad_file_keeps_all_others_from_being_applied(define, flask, write, stored):
     define("release", timeout=5)
-    result = flask("workflow", "apply", write("good.json", [release(), {"name": "nightly"}]),
+    result = flask("workflow", "apply", write("good.json", [release(), empty("nightly")]),
                    write("bad.json", {"name": "weekly", "timeout": -1}))
     assert refuses(result, "timeout")
     assert [(known["name"], known["timeout"]) for known in stored()] == [("release", 5)]
@@ -260,15 +267,15 @@ def test_one_bad_file_keeps_all_others_from_being_applied(define, flask, write, 
 
 @pytest.mark.both
 def test_several_files_and_lists_apply_together(flask, write, stored):
-    result = flask("workflow", "apply", write("one.json", {"name": "one"}),
-                   write("more.json", [{"name": "two"}, {"name": "three"}]))
+    result = flask("workflow", "apply", write("one.json", empty("one")),
+                   write("more.json", [empty("two"), empty("three")]))
     assert [line.split()[:2] for line in result.stdout.splitlines()] == [
         ["created", "one"], ["created", "two"], ["created", "three"]]
     assert [known["name"] for known in stored()] == ["one", "three", "two"]
 
 
-@pytest.mark.parametrize("files", [[[{"name": "a"}, {"name": "a"}]], [{"name": "a"}, {"name": "a"}],
-                                   [[{"name": "b"}, {"name": "a"}], {"name": "a", "timeout": 5}]],
+@pytest.mark.parametrize("files", [[[empty("a"), empty("a")]], [empty("a"), empty("a")],
+                                   [[empty("b"), empty("a")], empty("a") | {"timeout": 5}]],
                          ids=["one file", "two files", "a list and a file"])
 def test_the_same_name_twice_in_one_apply_is_refused(flask, write, stored, files):
     paths = [write(f"{number}.json", value) for number, value in enumerate(files)]
@@ -348,7 +355,8 @@ def test_a_condition_compares_as_json(define, client, flask, operation, operand,
     assert len(flask.json("workflowrun", "list", "--json")) == starts
 
 
-@pytest.mark.parametrize("field", ["data.none", "data.list.0", "data.text.0", "data", "none", "."])
+@pytest.mark.parametrize("field", ["data.none", "data.list.0", "data.text.0", "data", "data.",
+                                   "header.x-none"])
 def test_a_condition_on_a_missing_field_never_holds(define, client, field):
     condition = {"field": field, "operation": "in", "values": [None, "", "a", 0]}
     define("release", triggers={"webhook": {"conditions": [condition]}})

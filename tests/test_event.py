@@ -358,8 +358,16 @@ def test_no_willing_workflow_is_404(define, send, stored):
     assert stored() == []
 
 
+@pytest.mark.parametrize("subject", [ABSENT, "payroll/x"])
+def test_a_trigger_without_conditions_takes_named_events_only(define, send, stored, subject):
+    define("release")
+    assert send({"subject": subject}).status_code == 404
+    assert stored() == []
+
+
 def test_several_willing_workflows_are_400_naming_them(define, send, stored):
-    define("one"), define("two")
+    for name in ("one", "two"):
+        define(name, triggers=when("event.type", "build.done"))
     answer = send()
     assert answer.status_code == 400
     assert "one" in answer.json["detail"] and "two" in answer.json["detail"]

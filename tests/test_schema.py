@@ -1,4 +1,4 @@
-"""workflows/schema.json, by which editors check definitions, says what the service does (E.3)."""
+"""The JSON Schema by which editors check definitions says what the service does (E.3)."""
 import json
 from pathlib import Path
 
@@ -7,18 +7,19 @@ from jsonschema import Draft202012Validator
 from marshmallow import ValidationError, fields, validate
 
 from conftest import wait_task
-from schemas import (Condition, DeclaredParam, Dependency, Task, Trigger, Triggers,
-                     WorkflowDefinition)
+from definitions import (Condition, DeclaredParam, Dependency, Notify, Task, Trigger, Triggers,
+                         WorkflowDefinition)
 
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
-SCHEMA = json.loads((WORKFLOWS / "schema.json").read_text())
+SCHEMA = json.loads((WORKFLOWS / "schema" / "workflow.json").read_text())
 VALIDATOR = Draft202012Validator(SCHEMA, format_checker=Draft202012Validator.FORMAT_CHECKER)
 PARTS = SCHEMA["$defs"]
 PAIRS = {"workflow": (WorkflowDefinition, PARTS["workflow"]),
          "triggers": (Triggers, PARTS["workflow"]["properties"]["triggers"]),
          "trigger": (Trigger, PARTS["trigger"]), "condition": (Condition, PARTS["condition"]),
          "param": (DeclaredParam, PARTS["workflow"]["properties"]["params"]["items"]),
-         "task": (Task, PARTS["task"]), "dependency": (Dependency, PARTS["dependency"])}
+         "task": (Task, PARTS["task"]), "notify": (Notify, PARTS["notify"]),
+         "dependency": (Dependency, PARTS["dependency"])}
 TYPES = {fields.String: "string", fields.Integer: "integer", fields.Boolean: "boolean",
          fields.List: "array", fields.Nested: "object"}
 
@@ -37,10 +38,7 @@ def checks(field, kind):
 def pair(request):
     """Each part of a definition: the service's fields by their key, and the JSON Schema's part."""
     schema, part = PAIRS[request.param]
-    known = {field.data_key or name: field for name, field in schema().fields.items()}
-    if request.param == "task":
-        known["params"] = known.pop("topic")  # take_topic reads it from there
-    return known, part
+    return schema().by_key, part
 
 
 def test_the_schema_is_one():
@@ -65,13 +63,22 @@ def test_both_know_the_same_types_choices_and_limits(pair):
         for check in checks(field, validate.OneOf):
             assert [choice for choice in given["enum"] if choice is not None] == check.choices
             assert given.get("default", field.load_default) == field.load_default
+        if callable(field.load_default) and field.load_default():
+            assert given["default"] == field.load_default()
         for check in checks(field, validate.Range):
             assert (given["minimum"], given["maximum"]) == (check.min, check.max)
         for check in checks(field, validate.Length):
-            if key != "params":
-                assert (given.get("minLength"), given["maxLength"]) == (check.min, check.max)
+            unit = "Items" if isinstance(field, fields.List) else "Length"
+            assert (given.get(f"min{unit}"), given.get(f"max{unit}")) == (check.min, check.max)
         for check in checks(field, validate.Regexp):
             assert given["pattern"] == "^" + check.regex.pattern.replace(r"\Z", "$")
+
+
+def with_tasks(definition):
+    """The definition or the list of them, with a list of tasks where there is none."""
+    if isinstance(definition, list):
+        return [with_tasks(item) for item in definition]
+    return {"tasks": [], **definition} if isinstance(definition, dict) else definition
 
 
 def by_both(definition):
@@ -86,8 +93,7 @@ def by_both(definition):
 
 @pytest.mark.parametrize("file", sorted(WORKFLOWS.glob("*.json")), ids=lambda file: file.name)
 def test_the_definitions_to_start_from_are_valid(file):
-    if file.name != "schema.json":
-        assert by_both(json.loads(file.read_text())) == (True, True)
+    assert by_both(json.loads(file.read_text())) == (True, True)
 
 
 def test_an_export_of_the_routes_own_system_is_valid():
@@ -99,16 +105,21 @@ def task(**keys):
     return {"name": "w", "tasks": [{**wait_task("t"), **keys}]}
 
 
+def notify(**entry):
+    return {"name": "w", "tasks": [wait_task("t")], "notify": [entry]}
+
+
 def when(**condition):
     return {"name": "w", "triggers": {"webhook": {"conditions": [condition]}}}
 
 
 VALID = {
     "a name alone": {"name": "w"}, "a list": [{"name": "w"}, {"name": "v"}], "no definition": [],
-    "the schema's own key": {"name": "w", "$schema": "./schema.json"},
+    "the schema's own key": {"name": "w", "$schema": "./schema/workflow.json"},
     "unknown keys": {"name": "w", "x": 1, "tasks": [{**wait_task("t"), "x": None}]},
     "every key null": {"name": "w", **dict.fromkeys(
-        ["displayName", "triggers", "secretEnv", "params", "timeout", "tasks"])},
+        ["displayName", "status", "triggers", "secretEnv", "signatureHeader", "deliveryId",
+         "params", "correlate", "notify", "timeout"])},
     "a name of 100": {"name": "w" * 100}, "an empty display name": {"name": "w", "displayName": ""},
     "a display name of 255": {"name": "w", "displayName": "é" * 255},
     "timeout 0": {"name": "w", "timeout": 0}, "ten years": task(timeout=5_256_000),
@@ -125,9 +136,38 @@ VALID = {
     "more parameters": task(params=[{"name": "x"}, {"name": "topic", "value": "t"}]),
     "a condition null": {"name": "w", "tasks": [wait_task("a"), {
         **wait_task("b"), "dependencies": [{"taskRef": "a", "executionCondition": None}]}]},
+    "each key that came later": {
+        "name": "w", "status": "inactive", "signatureHeader": "X-Sig", "deliveryId": "data.id",
+        "correlate": "data.after", "tasks": [{**wait_task("t"), "message": "Ship?",
+                                              "resolvers": ["link", "ci"]}]},
+    "default": {"name": "w", "params": [{"name": "p", "default": 1, "defaultValue": None}]},
+    **{f"to {to}": notify(to=to) for to in [
+        "env:TEAM", "https://a.example", "http://u:p@a:8080/x?y#z", "http://[::1]:80/",
+        "mailto://a@b.c", "tgram://123:abc/456", "slack://A/B/C/#ops"]},
+    "notify": notify(to="env:X", on=["run.started"], tasks=["t"], by="Ann", after=60),
+    "notify null": notify(to="env:X", on=None, tasks=None, by=None, after=None),
+    "500 tasks": {"name": "w", "tasks": [wait_task(f"t{n}") for n in range(500)]},
+    "message of 2,000": task(message="m" * 2000), "message empty": task(message=""),
     "always": {"name": "w", "tasks": [wait_task("a"), wait_task("b", a="always")]},
 }
 INVALID = {
+    **{f"to {to}": notify(to=to) for to in [
+        None, "", "team", "env:", "env:A-B", "https://", "https:///x", "http://:80/", "://a",
+        "a@b.c", "http://a b", "http://@/x", 5]},
+    "no to": notify(on=["run.ended"]), "on nothing": notify(to="env:X", on=[]),
+    "on something else": notify(to="env:X", on=["task.started"]),
+    "on a text": notify(to="env:X", on="run.ended"), "tasks none": notify(to="env:X", tasks=[]),
+    "by empty": notify(to="env:X", by=""), "after -1": notify(to="env:X", after=-1),
+    "501 tasks": {"name": "w", "tasks": [wait_task(f"t{n}") for n in range(501)]},
+    "tasks null": {"name": "w", "tasks": None}, "correlate empty": {"name": "w", "correlate": ""},
+    "message of 2,001": task(message="m" * 2001), "message a list": task(message=["m"]),
+    "resolvers none": task(resolvers=[]), "resolvers a text": task(resolvers="link"),
+    "a resolver's token": task(resolvers=["ci:TOKEN"]), "a resolver null": task(resolvers=[None]),
+    "signatureHeader": {"name": "w", "signatureHeader": "X Sig"},
+    "X_Sig": {"name": "w", "signatureHeader": "X_Sig"},
+    "deliveryId": {"name": "w", "deliveryId": "event_id"},
+    "two defaults": {"name": "w", "params": [{"name": "p", "default": 1, "defaultValue": 1}]},
+    "taskId": task(taskId="t"), "properties": task(properties=[]),
     "text": "w", "null": None, "a number": 1, "a list of lists": [[{"name": "w"}]], "no name": {},
     "name null": {"name": None}, "name empty": {"name": ""}, "name of 101": {"name": "w" * 101},
     "name with a space": {"name": "a b"}, "name a number": {"name": 5},
@@ -170,9 +210,18 @@ INVALID = {
 
 @pytest.mark.parametrize("definition", VALID.values(), ids=VALID)
 def test_both_take_what_is_valid(definition):
-    assert by_both(definition) == (True, True)
+    assert by_both(with_tasks(definition)) == (True, True)
 
 
 @pytest.mark.parametrize("definition", INVALID.values(), ids=INVALID)
 def test_both_refuse_what_is_not(definition):
-    assert by_both(definition) == (False, False)
+    assert by_both(with_tasks(definition)) == (False, False)
+
+
+def test_both_refuse_a_definition_without_tasks():
+    assert by_both({"name": "w"}) == (False, False)
+
+
+@pytest.mark.parametrize("key", ["latestRevision", "nodes", "edges"])
+def test_both_refuse_other_layouts(key):
+    assert by_both({"name": "w", "tasks": [], key: []}) == (False, False)

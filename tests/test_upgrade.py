@@ -1,6 +1,7 @@
-"""A file of the first version is brought up to date when it is opened: wholly or not (issue B, 11).
+"""A file of an earlier version is brought up to date when opened: wholly or not (issue B, 11).
 
-tests/data/schema-1.sql holds the tables and some runs as the first version's own code made them.
+tests/data/schema-1.sql holds the tables and some runs as the first version's own code made them;
+schema-2.sql the same runs as the second version left them.
 """
 import json
 import os
@@ -17,7 +18,7 @@ from conftest import statuses
 from inside import SCHEMA_VERSION
 from server import PROJECT, kill, wait_until
 
-FIRST_VERSION = (Path(__file__).parent / "data" / "schema-1.sql").read_text()
+DATA = Path(__file__).parent / "data"
 DONE, HANDLED, NEW, HALF, EARLY, STOPPED, BY_EVENT = (  # its runs, in their order
     "641cc4446174d234a865c2fa5e940b0a", "430d5f551b581a7060db4b1405613a7e",
     "fc7a15830b72534ae763ddf417a7119c", "b4f8fd5bd84fc327254ce09cea887a78",
@@ -25,12 +26,17 @@ DONE, HANDLED, NEW, HALF, EARLY, STOPPED, BY_EVENT = (  # its runs, in their ord
     "a61dd532021903f4962065025ab01ad5")
 
 
+@pytest.fixture(params=range(1, SCHEMA_VERSION))
+def version(request):
+    return request.param
+
+
 @pytest.fixture(autouse=True)
-def file(tmp_path):
-    """The database as the first version left it, in the place where the service looks for it."""
+def file(tmp_path, version):
+    """The database as this version left it, in the place where the service looks for it."""
     file = tmp_path / "signalbox.db"
     connection = sqlite3.connect(file, isolation_level=None)
-    connection.executescript(FIRST_VERSION)
+    connection.executescript((DATA / f"schema-{version}.sql").read_text())
     connection.close()
     return file
 
@@ -125,7 +131,7 @@ def test_a_crash_in_the_middle_leaves_an_old_file_as_it_was(file, environ, momen
     command = [sys.executable, "-c", KILLED, moment]
     done = subprocess.run(command, cwd=PROJECT, env={**os.environ, **environ}, timeout=20)
     assert done.returncode == -signal.SIGKILL
-    assert contents(file) == before
+    assert contents(file) == before  # which is where the first step begins
     command = [sys.executable, "-c", KILLED, "never"]
     subprocess.run(command, cwd=PROJECT, env={**os.environ, **environ}, timeout=20, check=True)
     assert contents(file)[0] == SCHEMA_VERSION
@@ -140,7 +146,7 @@ def has_open(process, path):
 
 
 @pytest.mark.server
-def test_two_processes_that_upgrade_at_once_both_work(file, environ):
+def test_two_processes_that_upgrade_at_once_both_work(file, environ, version):
     command = [sys.executable, "-m", "flask", "workflowrun", "list", "--json"]
     held = sqlite3.connect(file, isolation_level=None)
     held.execute("BEGIN IMMEDIATE")
@@ -149,6 +155,7 @@ def test_two_processes_that_upgrade_at_once_both_work(file, environ):
     try:
         wait_until(lambda: all(has_open(process, str(file)) for process in both),
                    "both wait for their turn")
+        assert contents(file)[0] == version
         held.execute("ROLLBACK")
         held.close()
         outputs = [process.communicate(timeout=20)[0] for process in both]

@@ -114,12 +114,35 @@ def test_without_a_name_no_willing_workflow_is_404(define, post, stored):
 
 
 def test_without_a_name_several_willing_workflows_are_400_naming_them(define, post, stored):
-    define("one"), define("two"), define("off", triggers={"webhook": {"enabled": False}})
-    answer = post({})
+    for name in ("one", "two"):
+        define(name, triggers=when("data.ref", "matches", "v.*"))
+    define("off", triggers={"webhook": {"enabled": False}})
+    answer = post({"ref": "v1"})
     assert answer.status_code == 400
     assert all(name in answer.json["detail"] for name in ("one", "two"))
     assert "off" not in answer.json["detail"]
     assert stored() == []
+
+
+@pytest.mark.parametrize("query", ["", "?ref=payroll", "?worfklow=payroll"])
+@pytest.mark.parametrize("trigger", [{}, {"conditions": []}], ids=["none", "an empty list"])
+def test_a_trigger_without_conditions_takes_named_requests_only(
+        define, client, post, stored, query, trigger):
+    define("release", triggers={"webhook": trigger})
+    assert client.post(f"/api/v2/webhook{query}", json={}).status_code == 404
+    assert stored() == []
+    assert post({}, "release").status_code == 200
+
+
+def test_conditions_tell_senders_events_apart_by_their_header(define, client, stored):
+    """GitHub's payloads do not say which event they are; its header does."""
+    for event in ("push", "release"):
+        define(event, triggers=when("header.X-GitHub-Event", "equals", event))
+    for event, answer in {"push": 200, "release": 200, "installation": 404}.items():
+        body = json.loads((DATA / "github-push.json").read_text())
+        got = client.post("/api/v2/webhook", json=body, headers={"X-GitHub-Event": event})
+        assert (got.status_code, got.json.get("workflowRef", event)) == (answer, event)
+    assert [sorted(param["name"] for param in run["params"]) for run in stored()] == [["data"]] * 2
 
 
 def test_a_disabled_trigger_is_403(define, post, stored):

@@ -129,7 +129,7 @@ def webhook():
     """The query and the delivery of a webhook (contract 4.1), known by the id in its headers."""
     query, data, sent_as = together(trigger_query, form_payload if is_form() else payload,
                                     delivery_id)
-    delivery = Delivery(WEBHOOK, {"data": data})
+    delivery = Delivery(WEBHOOK, {"data": data}, headers=headers())
     return query, known_as(delivery, *sent_as) if sent_as else delivery
 
 
@@ -159,7 +159,12 @@ def known_as(delivery, source, value):
 def event():
     """The query and the delivery of a CloudEvent, in either mode (contract 4.2)."""
     query, found = together(trigger_query, cloud_event)
-    return query, Delivery.of_event(found, digest("event", found["source"], found["id"]))
+    return query, Delivery.of_event(found, digest("event", found["source"], found["id"]), headers())
+
+
+def headers():
+    """The request's headers by lower-case name, for conditions."""
+    return {name.lower(): value for name, value in request.headers}
 
 
 def cloud_event():

@@ -1,0 +1,360 @@
+"""Workflow definitions, checked and in snake_case (contract 3); the only place with their keys."""
+import graphlib
+from collections import Counter
+
+import regex
+from marshmallow import (EXCLUDE, Schema, ValidationError, fields, post_dump, post_load, pre_load,
+                         validate, validates_schema)
+
+from runs.conditions import full_path
+from runs.patterns import check_pattern
+from runs.strictjson import parse_file
+from runs.words import (CONDITIONS, EVENT, EVENT_WAIT, IN, INACTIVE, MATCHES, NOTICES, OPERATIONS,
+                        RUN_ENDED, SUCCESS, TASK_WAITING, TRIGGERS, WEBHOOK)
+from schemas import fits
+
+TEN_YEARS = 5_256_000  # minutes
+SCHEMA_KEY = "$schema"  # for editors
+
+
+class Definition(Schema):
+    """What the parts of a definition share: a null is no value; unknown keys are left out, those
+    that are nearly known refused."""
+    error_messages = {"type": "must be an object"}
+    #: Keys by which other layouts of the same thing are known, and whose layouts those are.
+    other_layouts = {}
+
+    class Meta:
+        unknown = EXCLUDE
+
+    @property
+    def by_key(self):
+        """The fields by their keys."""
+        return {field.data_key or name: field for name, field in self.fields.items()}
+
+    @pre_load
+    def prepare(self, part, **kwargs):
+        if not isinstance(part, dict):
+            return part  # refused by marshmallow
+        part = {key: value for key, value in part.items() if value is not None}
+        mistakes = {key: [f"is of the layout of {owner}, which would load without its tasks; "
+                          "write name, triggers and tasks as docs/definitions.md has them"]
+                    for key, owner in self.other_layouts.items() if key in part}
+        if mistakes:
+            raise ValidationError(mistakes)
+        return part
+
+    @validates_schema(pass_original=True, skip_on_field_errors=False)
+    def check_keys(self, _, part, **kwargs):
+        keys = self.by_key
+        mistakes = {key: [f"is not known; did you mean {near}?"] for key in own_keys(part)
+                    if key not in keys and (near := nearest(key, keys))}
+        if mistakes:
+            raise ValidationError(mistakes)
+
+
+def own_keys(part):
+    """The keys of the part that have a value; none of what is no object."""
+    return [key for key, value in part.items() if value is not None and key != SCHEMA_KEY
+            ] if isinstance(part, dict) else []
+
+
+def nearest(key, known):
+    """The known key that is meant: at most two letters off, and a third of its own, or None."""
+    near = [other for other in known if abs(len(other) - len(key)) <= 2]
+    return next((other for errors in range(min(2, len(key) // 3) + 1) for other in near
+                 if regex.fullmatch(f"(?:{other.lower()}){{e<={errors}}}", key.lower())), None)
+
+
+def unknown_keys(part, schema, path=""):
+    """The path of each key that is not known; places in lists are left out."""
+    if isinstance(part, list):
+        return [key for item in part for key in unknown_keys(item, schema, path)]
+    found, fields_by_key = [], schema.by_key
+    for key in own_keys(part):
+        field = fields_by_key.get(key)
+        inner = getattr(field, "inner", field)
+        if field is None:
+            found.append(path + key)
+        elif isinstance(inner, fields.Nested):
+            found += unknown_keys(part[key], inner.schema, f"{path}{key}.")
+    return found
+
+
+has_no_nul = fits(lambda value: "\0" not in value, "contains NUL")
+
+
+def text(**options):
+    return fields.String(validate=[validate.Length(1, 255), has_no_nul], **options)
+
+
+def matching(pattern, message, **options):
+    return fields.String(validate=validate.Regexp(rf"{pattern}\Z", error=message), **options)
+
+
+def minutes():
+    return fields.Integer(strict=True, validate=validate.Range(
+        0, TEN_YEARS, error="must be 0 to {max} minutes"))
+
+
+class Flag(fields.Boolean):
+    """JSON's true or false, and nothing that merely looks like it."""
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        if not isinstance(value, bool):
+            raise self.make_error("invalid")
+        return value
+
+
+class Condition(Definition):
+    field = text(required=True)
+    operation = fields.String(required=True, validate=validate.OneOf([*OPERATIONS]))
+    value = fields.Raw()
+    # Not named `values`: marshmallow would dump a dict's method when there is no such key.
+    one_of = fields.List(fields.Raw(allow_none=True), data_key="values")
+
+    @validates_schema(skip_on_field_errors=False)
+    def check_operand(self, condition, **kwargs):
+        operation = condition.get("operation")
+        key, shown = ("one_of", "values") if operation == IN else ("value", "value")
+        if operation and key not in condition:
+            raise ValidationError(f"required by {operation}", shown)
+        if operation == MATCHES:
+            try:
+                check_pattern(condition["value"])
+            except ValidationError as error:
+                raise ValidationError(error.messages, key) from error
+
+
+class Trigger(Definition):
+    enabled = Flag()
+    conditions = fields.List(fields.Nested(Condition))
+
+
+class Triggers(Definition):
+    webhook = fields.Nested(Trigger)
+    event = fields.Nested(Trigger)
+
+    @pre_load
+    def prepare(self, part, **kwargs):
+        """Where a trigger of another system is named, those that are not are off, as they are
+        there."""
+        if any(key not in TRIGGERS for key in own_keys(part)):
+            part = {**dict.fromkeys(TRIGGERS, {"enabled": False}),
+                    **{key: part[key] for key in own_keys(part)}}
+        return super().prepare(part)
+
+
+class DeclaredParam(Definition):
+    name = text(required=True)
+    default_value = fields.Raw(data_key="defaultValue")
+    default = fields.Raw(load_only=True)  # as newer exports write it
+
+    @validates_schema
+    def check_default(self, param, **kwargs):
+        if {"default", "default_value"} <= param.keys():
+            raise ValidationError("means the same as defaultValue; leave one of them out",
+                                  "default")
+
+    @post_load
+    def merge_default(self, param, **kwargs):
+        if "default" in param:
+            param["default_value"] = param.pop("default")
+        return param
+
+
+class Dependency(Definition):
+    task_ref = text(required=True, data_key="taskRef")
+    execution_condition = fields.String(data_key="executionCondition", load_default=SUCCESS,
+                                        validate=validate.OneOf([*CONDITIONS]))
+
+
+class Topic(fields.Field):
+    """The value of a task's parameter named topic, if there is one; the task checks it."""
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        return next((param.get("value") for param in (value if isinstance(value, list) else [])
+                     if isinstance(param, dict) and param.get("name") == "topic"), None)
+
+    def _serialize(self, value, attr, obj, **kwargs):
+        return [{"name": "topic", "value": value}]
+
+
+class Task(Definition):
+    """A wait-for-event task; its one parameter, the topic, is a field of its own in here."""
+    other_layouts = dict.fromkeys(["taskId", "properties"], "an older release")
+
+    name = text(required=True)
+    type = fields.String(required=True, load_only=True)
+    topic = Topic(data_key="params")
+    timeout = minutes()
+    message = fields.String(validate=[validate.Length(max=2000), has_no_nul])
+    resolvers = fields.List(matching("[!-+\\--9;-~]{1,255}", "must be a token's name, or link"),
+                            validate=validate.Length(1, error="must name somebody; left out, "
+                                                              "whoever is let in may end the task"))
+    dependencies = fields.List(fields.Nested(Dependency), load_default=list)
+
+    @validates_schema(skip_on_field_errors=False)
+    def check_type_and_topic(self, task, **kwargs):
+        called = f"task {task['name']!r}" if "name" in task else "this task"
+        kind, topic, mistakes = task.get("type", EVENT_WAIT), task.get("topic"), {}
+        if kind not in (EVENT_WAIT, "start", "end"):
+            mistakes["type"] = [f"{called} is of type {kind!r}; only eventwait tasks run here"]
+        if kind == EVENT_WAIT and not (isinstance(topic, str) and 1 <= len(topic) <= 255
+                                       and "\0" not in topic):
+            mistakes["params"] = [f"{called} needs a parameter named topic, a text of 1 to 255 "
+                                  "characters"]
+        if mistakes:
+            raise ValidationError(mistakes)
+
+    @post_dump
+    def put_type_second(self, task, **kwargs):
+        return {"name": task.pop("name"), "type": EVENT_WAIT, **task}
+
+
+class Notify(Definition):
+    """Who is told of what, and when (contract 10)."""
+    on = fields.List(fields.String(validate=validate.OneOf([*NOTICES])),
+                     load_default=lambda: [TASK_WAITING, RUN_ENDED],
+                     validate=validate.Length(1, error="must name at least one kind of notice"))
+    tasks = fields.List(text(), validate=validate.Length(
+        1, error="must name at least one task; left out, it is all of them"))
+    to = matching(r"(env:[A-Za-z_][A-Za-z0-9_]{0,254}|"
+                  r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#\s]*@)?[^/?#@:\s\x00][^\s\x00]{0,2000})",
+                  "must be an address such as https://deploy.example.org/hook, or env:NAME",
+                  required=True)
+    by = fields.String(validate=[validate.Length(1, 255),
+                                 fits(str.isprintable, "must be printable")])
+    after = minutes()
+
+
+def circle(graph):
+    """A circle in {name: names it depends on} as a list of names, the first one twice, or None."""
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
+
+
+class WorkflowDefinition(Definition):
+    other_layouts = {"latestRevision": "another release", "nodes": "the editor",
+                     "edges": "the editor"}
+
+    name = matching("[A-Za-z0-9._-]{1,100}", "must be 1 to 100 of a-z A-Z 0-9 . _ -",
+                    required=True)
+    display_name = fields.String(data_key="displayName",
+                                 validate=[validate.Length(max=255), has_no_nul])
+    status = fields.Raw()
+    triggers = fields.Nested(Triggers, load_default=dict)
+    secret_env = matching("[A-Za-z_][A-Za-z0-9_]{0,254}", data_key="secretEnv",
+                          message="must be the name of an environment variable")
+    signature_header = matching("[A-Za-z0-9!#$%&'*+.^`|~-]{1,255}", data_key="signatureHeader",
+                                message="must be a header's name such as X-Signature")
+    delivery_id = matching(r"(\$\.)?data\.[^\x00]{1,248}", data_key="deliveryId",
+                           message="must be a path into the payload such as data.event_id")
+    params = fields.List(fields.Nested(DeclaredParam), load_default=list)
+    correlate = text()
+    notify = fields.List(fields.Nested(Notify))
+    timeout = minutes()
+    tasks = fields.List(fields.Nested(Task), required=True,
+                        validate=validate.Length(max=500, error="must be at most 500"),
+                        error_messages={"required": "is required; with an empty list a run "
+                                                    "succeeds at once"})
+
+    @pre_load
+    def prepare(self, part, **kwargs):
+        if isinstance(part, dict) and isinstance(part.get("content"), list) and "tasks" not in part:
+            raise ValidationError("this is a page of definitions; apply the list in it, such as "
+                                  "`jq .content` prints it", "content")
+        return super().prepare(part)
+
+    @validates_schema(skip_on_field_errors=False)
+    def check_names_and_graph(self, definition, **kwargs):
+        tasks = [task for task in definition.get("tasks", []) if task and "name" in task]
+        mistakes = {
+            "params": [f"two parameters are named {name!r}" for name, count in Counter(
+                param["name"] for param in definition.get("params", []) if param and "name" in param
+                ).items() if count > 1],
+            "tasks": [f"two tasks are named {name!r}" for name, count in Counter(
+                task["name"] for task in tasks).items() if count > 1]}
+        graph = {task["name"]: [needed["task_ref"] for needed in task.get("dependencies", [])
+                                if "task_ref" in needed] for task in tasks}
+        for name, needed in graph.items():
+            mistakes["tasks"] += [f"task {name!r} depends on {other!r}, which is no task of this "
+                                  "workflow" for other in needed if other not in graph]
+        if names := circle(graph):
+            mistakes["tasks"].append(f"tasks wait for each other: {' → '.join(names)}"
+                                     if len(names) > 2 else f"task {names[0]!r} depends on itself")
+        waits = {task["name"] for task in tasks if task.get("type", EVENT_WAIT) == EVENT_WAIT}
+        mistakes["notify"] = [f"{name!r} is no task of this workflow that waits"
+                              for entry in definition.get("notify", []) if entry
+                              for name in entry.get("tasks", []) if name not in waits]
+        if mistakes := {field: messages for field, messages in mistakes.items() if messages}:
+            raise ValidationError(mistakes)
+
+    @validates_schema(skip_on_field_errors=False)
+    def check_paths(self, definition, **kwargs):
+        mistakes = {}
+        for trigger, number, condition in conditions(definition):
+            try:
+                full_path(condition["field"], trigger, definition)
+            except ValidationError as error:
+                mistakes.setdefault(trigger, {"conditions": {}})["conditions"][number] = {
+                    "field": error.messages}
+        mistakes = {"triggers": mistakes} if mistakes else {}
+        try:
+            "correlate" in definition and correlate_path(definition)
+        except ValidationError as error:
+            mistakes["correlate"] = error.messages
+        if mistakes:
+            raise ValidationError(mistakes)
+
+    @post_load
+    def complete(self, definition, **kwargs):
+        """Paths in full; start and end tasks are only the graph's edges; a timeout of 0 is none."""
+        for trigger, _, condition in conditions(definition):
+            condition["field"] = full_path(condition["field"], trigger, definition)
+        if "correlate" in definition:
+            definition["correlate"] = correlate_path(definition)
+        if "delivery_id" in definition:
+            definition["delivery_id"] = definition["delivery_id"].removeprefix("$.")
+        if definition.get("status") != INACTIVE:
+            definition.pop("status", None)
+        waits = [task for task in definition["tasks"] if task.pop("type") == EVENT_WAIT]
+        names = {task["name"] for task in waits}
+        for task in waits:
+            task["dependencies"] = [dependency for dependency in task["dependencies"]
+                                    if dependency["task_ref"] in names]
+        for timed in [definition, *waits]:
+            if timed.get("timeout") == 0:
+                del timed["timeout"]
+        return {**definition, "tasks": waits}
+
+
+def conditions(definition):
+    """Each trigger's conditions that have a field, with the trigger and their place."""
+    for trigger, settings in definition.get("triggers", {}).items():
+        for number, condition in enumerate(settings.get("conditions", [])):
+            if condition and "field" in condition:
+                yield trigger, number, condition
+
+
+def correlate_path(definition):
+    """The full path to the value that names a run; an event's attributes count if it has any."""
+    event = definition.get("triggers", {}).get(EVENT, {})
+    return full_path(definition["correlate"], EVENT if event.get("enabled", True) else WEBHOOK,
+                     definition)
+
+
+DEFINITION = WorkflowDefinition()
+DEFINITIONS = fields.List(fields.Nested(DEFINITION))
+
+
+def read(raw):
+    """The definitions in a file's bytes, and the paths of the keys that are not known.
+
+    Raises ValidationError.
+    """
+    found = parse_file(raw)
+    loaded = DEFINITIONS.deserialize(found) if isinstance(found, list) else [DEFINITION.load(found)]
+    return loaded, dict.fromkeys(unknown_keys(found, DEFINITION))
