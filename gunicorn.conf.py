@@ -3,11 +3,10 @@ import os
 
 from gunicorn.glogging import Logger as GunicornLogger
 
-from app import load_settings
-from cli import __version__
+from app import address, load_settings
 from runs.refusals import Unusable
 from storage import database
-from web import logs
+from web import answers, logs
 
 try:
     settings = load_settings(os.environ)
@@ -26,8 +25,9 @@ class Logger(GunicornLogger):
 
     def access(self, resp, req, environ, request_time):
         self.access_log.info(
-            "%s %s %s %s bytes=%s ms=%d", environ.get("REMOTE_ADDR") or "-",
-            environ["REQUEST_METHOD"], logs.target(environ["PATH_INFO"], environ["QUERY_STRING"]),
+            "%s %s %s %s bytes=%s ms=%d", logs.plain(environ.get("REMOTE_ADDR") or "-"),
+            logs.plain(environ["REQUEST_METHOD"]),
+            logs.target(environ.get("PATH_INFO", ""), environ["QUERY_STRING"]),
             str(resp.status).partition(" ")[0], resp.sent, request_time.total_seconds() * 1000)
 
     def warning(self, msg, *args, **kwargs):
@@ -38,12 +38,15 @@ class Logger(GunicornLogger):
 
 
 def when_ready(server):
-    server.log.info("Signalbox %s", __version__)
     if database.obj and not database.ready:  # the yardstick of bench/ has none
         server.log.warning("the database cannot be used yet; requests are answered 503 until then")
 
 
-bind = f"{settings['HOST']}:{settings['PORT']}"
+def pre_request(worker, req):
+    answers.connection.close = req.force_close
+
+
+bind = address(settings)
 workers, threads = settings["WEB_CONCURRENCY"], settings["THREADS"]
 worker_class = "gthread" if threads > 1 else "sync"
 limit_request_line = 8190

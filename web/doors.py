@@ -12,6 +12,9 @@ from web.answers import CALLBACK, problem
 from web.reading import body
 
 
+OWN_SITE = ("same-origin", "none")  # none: typed, or opened from outside a browser
+
+
 class Caller(NamedTuple):
     """Who calls, proved: by a token or a link, by a signature, or let in as anybody is.
 
@@ -47,14 +50,14 @@ def identify():
         g.parameters = parameters = request.args.to_dict(flat=False)
     except UnicodeError as error:
         if tokens and not signatures.has_token(tokens, request.headers, {}):
-            raise Denied("no token, and a query that cannot be read") from error
+            raise Denied(f"{token_at_fault({})}, and a query that cannot be read") from error
         raise BadRequest("the query string has bytes that are not percent-encoded") from error
     if request.path == CALLBACK and "signature" in parameters:
         link = signatures.verified_link(setting("SECRET_KEY"), parameters, now())
         g.caller = Caller(link=link)
         return
     has_token = signatures.has_token(tokens, request.headers, parameters)
-    is_known = has_token or not tokens
+    g.is_known = is_known = has_token or not tokens
     workflow = None
     if request.method == "POST" and request.path != CALLBACK:
         signs = signatures.is_signed(request.headers)
@@ -64,8 +67,14 @@ def identify():
             check_sender(workflow, is_known)
             is_known = True
     if not is_known:
-        raise Denied("neither a token nor a signature of the workflow that it names")
+        raise Denied(f"{token_at_fault(parameters)}, and no signature of a workflow that it names")
     g.caller = Caller(has_token, workflow=workflow)
+
+
+def token_at_fault(parameters):
+    is_offered = ("access_token" in parameters or "Authorization" in request.headers
+                  or "x-access-token" in request.headers)
+    return "a wrong token" if is_offered else "no token"
 
 
 def check_sender(workflow, is_known):
@@ -78,9 +87,9 @@ def check_sender(workflow, is_known):
         return
     secret = current_app.config["ENVIRON"].get(variable) if variable else signatures.NOBODY
     if not secret:
-        current_app.logger.error("set %s and restart: it is the secret of workflow %s, which "
-                                 "cannot start without it", variable, workflow.name)
-        abort(problem(503, "this workflow cannot check signatures now", {"Retry-After": "60"}))
+        abort(problem(503, "this workflow cannot check signatures now", {"Retry-After": "60"},
+                      reason=f"set {variable} and restart: it is the secret of workflow "
+                             f"{workflow.name}, which cannot start without it"))
     try:
         raw = body()
     except BadRequest as error:
@@ -93,10 +102,17 @@ def check_sender(workflow, is_known):
 def refuse_foreign_form():
     """A form that another site posts comes from somebody who never saw the page."""
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
-    foreign = site not in ("same-origin", "none") if site else (
-        origin and origin.partition("://")[2] != request.host)
+    foreign = site not in OWN_SITE if site else (
+        origin and origin != f"{request.scheme}://{request.host}")
     if foreign:
         raise Forbidden("this form was sent by another site; open the link itself")
+
+
+def refuse_foreign_part():
+    """Another site's page asks for an image or a script, and whoever looks at it knows nothing."""
+    part = request.headers.get("Sec-Fetch-Dest", "document") != "document"
+    if part and request.headers.get("Sec-Fetch-Site") not in OWN_SITE:
+        raise Forbidden("this was asked for by another site's page; open the link itself")
 
 
 def refuse_prefetch():
