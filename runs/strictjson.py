@@ -1,10 +1,12 @@
 """JSON (RFC 8259) as the contract has it: what is malformed (4.7), when values are equal (3)."""
 import json
 import math
+import re
 
 from marshmallow import ValidationError
 
 MAX_DEPTH = 200
+NO_BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+"|[^][{}"]++')
 
 
 def finite(text):
@@ -25,7 +27,7 @@ def parse_json(raw, field="body"):
     try:
         text = raw.decode()
         value = DECODER.decode(text)
-        if text.count("[") + text.count("{") > MAX_DEPTH and depth(value) > MAX_DEPTH:
+        if text.count("[") + text.count("{") > MAX_DEPTH and depth(text) > MAX_DEPTH:
             raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
@@ -44,14 +46,16 @@ def parse_json(raw, field="body"):
     raise ValidationError(f"malformed JSON: {message}", field)
 
 
-def depth(value):
-    """How many arrays and objects stand inside each other."""
-    levels, containers = 0, [value] if isinstance(value, (dict, list)) else []
-    while containers:
-        levels += 1
-        children = [child for container in containers for child in
-                    (container.values() if isinstance(container, dict) else container)]
-        containers = [child for child in children if isinstance(child, (dict, list))]
+def depth(text):
+    """How many arrays and objects stand inside each other in a JSON text.
+
+    On its brackets alone, the innermost pairs first: to walk through the value took as long as to
+    parse it, and half as much memory.
+    """
+    brackets = NO_BRACKETS.sub("", text).replace("{", "[").replace("}", "]")
+    levels = 0
+    while brackets:
+        levels, brackets = levels + 1, brackets.replace("[]", "")
     return levels
 
 

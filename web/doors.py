@@ -1,4 +1,5 @@
 """Who calls (contract 7): one Caller made once a request, before anything of it is parsed."""
+import threading
 from typing import NamedTuple
 
 from flask import abort, current_app, g, request
@@ -13,6 +14,9 @@ from web.reading import body
 
 
 OWN_SITE = ("same-origin", "none")  # none: typed, or opened from outside a browser
+
+LARGE = 65_536  # bytes of a body
+TURNS = threading.Semaphore(2)
 
 
 class Caller(NamedTuple):
@@ -69,6 +73,19 @@ def identify():
     if not is_known:
         raise Denied(f"{token_at_fault(parameters)}, and no signature of a workflow that it names")
     g.caller = Caller(has_token, workflow=workflow)
+
+
+def wait_for_turn():
+    """Few large bodies are worked on at once: as values they take fifty times their size."""
+    length = request.content_length
+    if request.method == "POST" and request.url_rule and (length is None or length > LARGE):
+        if len(body()) > LARGE:  # which is read before: who sends slowly takes no one's turn
+            g.has_turn = TURNS.acquire()
+
+
+def end_turn(error):
+    if g.pop("has_turn", False):
+        TURNS.release()
 
 
 def token_at_fault(parameters):
