@@ -1,4 +1,5 @@
 """The application: its settings, and the four views. Each reads, calls one method, answers."""
+import logging
 import os
 import re
 import sys
@@ -84,7 +85,7 @@ def handshake(name, payload):
     if name and not g.caller.workflow:
         Workflow.named(name)  # raises NotFound
     if "status" in hello:
-        answers.note("skipped", 200, hello["statusMessage"])
+        answers.note(logging.INFO, "skipped", 200, hello["statusMessage"])
     return hello
 
 

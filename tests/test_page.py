@@ -8,6 +8,7 @@ from conftest import statuses, wait_task
 HTML = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 CHROME = ("text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,"
           "*/*;q=0.8,application/signed-exchange;v=b3;q=0.7")
+MOZILLA = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64)"}
 FORM = "application/x-www-form-urlencoded"
 VOID = {"meta", "link", "br", "img", "input", "hr", "base", "source", "embed"}
 
@@ -28,14 +29,14 @@ def waiting(define, start):
 def open_page(client):
     """Open a topic's URL in a browser: open_page(run, "approval", status="failed")."""
     return lambda run, topic="approval", **more: client.get(
-        url(run, topic, **more), headers={"Accept": HTML})
+        url(run, topic, **more), headers={"Accept": HTML, **MOZILLA})
 
 
 @pytest.fixture
 def send(client):
     """Send the form as a browser does: send(run, {"comment": "fine"}, status="failed")."""
     return lambda run, form, topic="approval", **more: client.post(
-        url(run, topic, **more), data=form, headers={"Accept": HTML})
+        url(run, topic, **more), data=form, headers={"Accept": HTML, **MOZILLA})
 
 
 def url(run, topic="approval", **more):
@@ -88,7 +89,7 @@ def results(run, name="approval"):
     ids=["Chrome", "Firefox", "Safari", "Edge", "HTML", "upper case", "any text",
          "HTML before JSON", "HTML a little before JSON", "HTML if need be"])
 def test_who_prefers_html_gets_the_page_and_nothing_has_happened(client, waiting, show, accept):
-    answer = client.get(url(waiting), headers={"Accept": accept})
+    answer = client.get(url(waiting), headers={**MOZILLA, "Accept": accept})
     assert answer.status_code == 200
     assert "Nothing has happened yet." in Page(answer).text
     assert show(waiting) == waiting
@@ -101,7 +102,8 @@ def test_who_prefers_html_gets_the_page_and_nothing_has_happened(client, waiting
     ids=["none", "curl and requests", "JSON", "any application", "text", "image", "both alike",
          "JSON before HTML", "never HTML", "axios"])
 def test_any_other_get_resolves_at_once(client, waiting, show, accept):
-    answer = client.get(url(waiting), headers={} if accept is None else {"Accept": accept})
+    accepts = {} if accept is None else {"Accept": accept}
+    answer = client.get(url(waiting), headers={**MOZILLA, **accepts})
     assert (answer.status_code, answer.data) == (200, b"")
     assert statuses(show(waiting)) == {"approval": "succeeded", "other": "waiting"}
 
@@ -163,7 +165,7 @@ def test_a_scanner_that_opens_a_signed_link_changes_nothing(
     ("purpose", "PREFETCH")])
 @pytest.mark.parametrize("accept", [CHROME, "*/*"], ids=["browser", "any"])
 def test_a_prefetch_is_503_and_changes_nothing(client, waiting, show, header, value, accept):
-    answer = client.get(url(waiting), headers={header: value, "Accept": accept})
+    answer = client.get(url(waiting), headers={**MOZILLA, header: value, "Accept": accept})
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "0")
     assert show(waiting) == waiting
 
@@ -473,7 +475,7 @@ def test_a_program_s_json_needs_no_origin(client, waiting, show):
 # Headers, and what the page may do
 
 def asking(client, waiting):
-    return client.get(url(waiting), headers={"Accept": CHROME})
+    return client.get(url(waiting), headers={**MOZILLA, "Accept": CHROME})
 
 
 def answered(client, waiting):
@@ -485,11 +487,11 @@ def too_long(client, waiting):
 
 
 def wrong_query(client, waiting):
-    return client.get(url(waiting, status="done"), headers={"Accept": CHROME})
+    return client.get(url(waiting, status="done"), headers={**MOZILLA, "Accept": CHROME})
 
 
 def changed(client, waiting):
-    return client.get(url(waiting, signature="x"), headers={"Accept": CHROME})
+    return client.get(url(waiting, signature="x"), headers={**MOZILLA, "Accept": CHROME})
 
 
 def foreign(client, waiting):
@@ -498,7 +500,7 @@ def foreign(client, waiting):
 
 
 def unknown(client, waiting):
-    return client.get(url({"id": "x"}), headers={"Accept": CHROME})
+    return client.get(url({"id": "x"}), headers={**MOZILLA, "Accept": CHROME})
 
 
 def decided(client, waiting):
@@ -511,11 +513,12 @@ def not_utf_8(client, waiting):
 
 
 def prefetched(client, waiting):
-    return client.get(url(waiting), headers={"Accept": CHROME, "Sec-Purpose": "prefetch"})
+    return client.get(url(waiting), headers={
+        **MOZILLA, "Accept": CHROME, "Sec-Purpose": "prefetch"})
 
 
 def with_token(client, waiting):
-    return client.get(url(waiting, access_token="x"), headers={"Accept": CHROME})
+    return client.get(url(waiting, access_token="x"), headers={**MOZILLA, "Accept": CHROME})
 
 
 EVERY_PAGE = pytest.mark.parametrize("get, code", [
@@ -580,7 +583,7 @@ def test_everything_from_the_run_is_escaped(client, flask, define, start):
                                   {"signature": EVIL}], ids=str)
 def test_what_a_refusal_repeats_is_escaped(client, waiting, more):
     more = {"run": waiting, **more}
-    answer = client.get(url(**more), headers={"Accept": CHROME})
+    answer = client.get(url(**more), headers={**MOZILLA, "Accept": CHROME})
     assert answer.status_code in (400, 401, 404)
     assert "<script" not in answer.text and not Page(answer).all("script")
 

@@ -32,6 +32,7 @@ CLIENTS = 8
 ROUNDS = 5
 THREADS = 2 * int(re.search(r"(16)", "16",
                             re.MULTILINE)[1])  # of a service's two workers
+BROWSER = {"Accept": "text/html", "User-Agent": "Mozilla/5.0"}
 APPROVAL = [wait_task("tests"), wait_task("approval", tests="always")]
 FLASK = [sys.executable, "-m", "flask"]
 numbers = count()
@@ -532,7 +533,7 @@ def test_idle_sessions_that_the_server_ended_are_replaced_unnoticed(one_of_two):
     first = one_of_two.run("release", **repeated)
     for send in [one_of_two.serves,
                  lambda: at_once(THREADS, lambda client: one_of_two.get(
-                     page, Accept="text/html").status) == [200] * THREADS,
+                     page, **BROWSER).status) == [200] * THREADS,
                  lambda: at_once(THREADS, lambda client: one_of_two.run(
                      "release", **repeated)["id"]) == [first["id"]] * THREADS]:
         with one_of_two.undisturbed():
@@ -778,7 +779,7 @@ def test_a_url_that_leads_nowhere_is_503_and_its_password_stays_secret(
     url = ASTRAY[what].format(name=template, folder=postgres.folder)
     with Server(tmp_path, DATABASE_URL=url) as server:
         answers = [server.webhook("release", {}), server.get("/nowhere"),
-                   server.get("/api/v2/callback", Accept="text/html")]
+                   server.get("/api/v2/callback", **BROWSER)]
         assert all(map(refused, answers)), answers
     said = command(server.environ, "workflow", "list")
     assert (said.returncode, len(said.stderr.splitlines())) == (1, 1), said.stderr
@@ -824,7 +825,8 @@ def test_hostile_text_anywhere_is_no_500(machines, text):
         machine.request("POST", "/api/v2/event", {}, {
             "ce-specversion": "1.0", "ce-id": in_url[:2000], "ce-source": "/ci", "ce-type": "t",
             "ce-subject": in_url[:2000]}),
-        *(machine.request(method, f"/api/v2/callback?{query}", payload, {"Accept": accept})
+        *(machine.request(method, f"/api/v2/callback?{query}", payload,
+                          {**BROWSER, "Accept": accept})
           for query in (f"workflowrun={in_url}&topic=tests",
                         f"workflowrun={run['id']}&topic={in_url}",
                         f"workflowrun={run['id']}&topic=tests&status={in_url}",

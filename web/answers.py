@@ -39,11 +39,10 @@ def no_content():
     return response
 
 
-def note(word, status, reason, exc_info=None, **known):
+def note(level, word, status, reason, exc_info=None, **known):
     """The one log line that says why a request was refused or skipped (contract 4.7)."""
     known |= {name: values[0] for name, values in g.get("parameters", {}).items() if name in SHOWN}
     said = "".join(f" {SHOWN[name]}={logs.plain(known[name], 100)}" for name in known)
-    level = logging.INFO if status == 200 else logging.WARNING if status < 500 else logging.ERROR
     log.log(level, "%s status=%d reason=%r%s", word, status, logs.masked(reason), said,
             exc_info=exc_info)
 
@@ -58,7 +57,8 @@ def problem(status, detail, headers=None, reason=None, **more):
     The reason is for the log, if it differs from the detail.
     """
     if status != 500:  # of which log_exception has told
-        note("refused", status, reason or detail)
+        level = logging.ERROR if status > 500 and reason else logging.WARNING
+        note(level, "refused", status, reason or detail)
     detail = short(detail, LONGEST_DETAIL)
     if request.path == CALLBACK and wants_page():
         response = page(status, title=HTTP_STATUS_CODES[status], detail=detail)
@@ -148,7 +148,7 @@ def refused(error):
 
 
 def skipped(error):
-    note("skipped", 200, str(error), workflow=error.workflow_ref)
+    note(logging.INFO, "skipped", 200, str(error), workflow=error.workflow_ref)
     return {"status": "skipped", "workflowRef": error.workflow_ref, "statusMessage": str(error)}
 
 
@@ -159,7 +159,7 @@ def unavailable(error):
 
 def log_exception(exc_info):
     """What Flask tells of a bug, without the path: a secret may stand in it."""
-    note("failed", 500, exc_info[0].__name__, exc_info)
+    note(logging.ERROR, "failed", 500, exc_info[0].__name__, exc_info)
 
 
 #: Each error, wherever it was raised, and what makes its answer.

@@ -1,6 +1,7 @@
 """Who calls (contract 7): one Caller made once a request, before anything of it is parsed."""
 import threading
 from typing import NamedTuple
+from urllib.parse import parse_qs
 
 from flask import abort, current_app, g, request
 from werkzeug.exceptions import BadRequest, Forbidden
@@ -16,7 +17,7 @@ from web.reading import body
 OWN_SITE = ("same-origin", "none")  # none: typed, or opened from outside a browser
 
 LARGE = 65_536  # bytes of a body
-TURNS = threading.Semaphore(2)
+TURN = threading.Lock()
 
 
 class Caller(NamedTuple):
@@ -53,8 +54,10 @@ def identify():
     try:
         g.parameters = parameters = request.args.to_dict(flat=False)
     except UnicodeError as error:
+        g.parameters = parse_qs(request.query_string.decode("latin-1"), True)
         if tokens and not signatures.has_token(tokens, request.headers, {}):
-            raise Denied(f"{token_at_fault({})}, and a query that cannot be read") from error
+            reason = f"{token_at_fault(g.parameters)}, and a query that cannot be read"
+            raise Denied(reason) from error
         raise BadRequest("the query string has bytes that are not percent-encoded") from error
     if request.path == CALLBACK and "signature" in parameters:
         link = signatures.verified_link(setting("SECRET_KEY"), parameters, now())
@@ -76,16 +79,16 @@ def identify():
 
 
 def wait_for_turn():
-    """Few large bodies are worked on at once: as values they take fifty times their size."""
+    """One large body is worked on at once: as values it takes a hundred times its size."""
     length = request.content_length
     if request.method == "POST" and request.url_rule and (length is None or length > LARGE):
         if len(body()) > LARGE:  # which is read before: who sends slowly takes no one's turn
-            g.has_turn = TURNS.acquire()
+            g.has_turn = TURN.acquire()
 
 
 def end_turn(error):
     if g.pop("has_turn", False):
-        TURNS.release()
+        TURN.release()
 
 
 def token_at_fault(parameters):
