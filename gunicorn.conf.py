@@ -16,7 +16,7 @@ except Unusable as error:
     raise SystemExit(f"signalbox cannot start: {error}")
 
 
-# glibc gives each thread a heap of its own, in which stays what it has freed: with 32 bodies of 1 MB
+# glibc gives each thread a heap of its own, where what it has freed stays: with 32 bodies of 1 MB
 # at once a worker had 318 MB, with two heaps 172. Other libraries have no such setting.
 with contextlib.suppress(AttributeError, OSError):
     ctypes.CDLL(None).mallopt(-8, 2)  # M_ARENA_MAX, mallopt(3)
@@ -33,9 +33,9 @@ class Logger(GunicornLogger):
 
     def access(self, resp, req, environ, request_time):
         self.access_log.info(
-            "%s %s %s %s bytes=%s ms=%d", logs.plain(environ.get("REMOTE_ADDR") or "-"),
-            logs.plain(environ["REQUEST_METHOD"]),
-            logs.target(environ.get("PATH_INFO", ""), environ["QUERY_STRING"]),
+            "%s %s %s bytes=%s ms=%d", logs.plain(environ.get("REMOTE_ADDR") or "-"),
+            logs.request_line(environ["REQUEST_METHOD"], environ.get("PATH_INFO"),
+                              environ["QUERY_STRING"]),
             str(resp.status).partition(" ")[0], resp.sent, request_time.total_seconds() * 1000)
 
     def warning(self, msg, *args, **kwargs):

@@ -6,6 +6,7 @@ from urllib.parse import unquote_plus
 LONGEST = 2000  # bytes of a line (contract 4.7: 2 KB)
 SHOWN = ("workflow", "workflowrun", "topic", "status", "correlate")
 PLAIN = re.compile(r"[\w.~:@/ -]{1,255}", re.ASCII)  # none of the signs that part a URL
+METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "TRACE")
 PATHS = ("/api/v2/webhook", "/api/v2/event", "/api/v2/callback")
 
 
@@ -25,14 +26,15 @@ def printable(text):
         char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
-def target(path, query):
-    """A request's target without its secrets (contract 7.1): the values of the named parameters."""
+def request_line(method, path, query):
+    """A request without its secrets (contract 7.1): of the query the values of five parameters."""
     shown = []
     for part in query.split("&"):
         name, _, value = part.partition("=")
         if name in SHOWN:
             shown.append(f"{name}={plain(unquote_plus(value))}")
-    return (path if path in PATHS else "/…") + ("?" + "&".join(shown) if shown else "")
+    return (f"{method if method in METHODS else '…'} {path if path in PATHS else '/…'}"
+            + ("?" + "&".join(shown) if shown else ""))
 
 
 def without_input(message):
