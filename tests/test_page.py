@@ -440,7 +440,9 @@ FOREIGN = [{"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"},
            {"Origin": "https://evil.example"}, {"Origin": "null"},
            {"Origin": "http://localhost:81"}, {"Origin": "http://localhost.evil.example"},
            {"Origin": "http://evil.example/localhost"},
-           {"Origin": "localhost"}, {"Origin": "http://[x"}]
+           {"Origin": "localhost"}, {"Origin": "http://[x"}, {"Origin": "https://localhost"},
+           {"Origin": "ws://localhost"}, {"Origin": "file://localhost"},
+           {"Origin": "moz-extension://localhost"}, {"Origin": "//localhost"}]
 OWN = [{}, {"Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"},
        {"Origin": "http://localhost"},
        {"Sec-Fetch-Site": "same-origin", "Origin": "http://localhost"}]
@@ -470,6 +472,55 @@ def test_a_program_s_json_needs_no_origin(client, waiting, show):
     assert client.post(url(waiting), json={}, headers={"Origin": "https://ci.example"}
                        ).status_code == 200
     assert statuses(show(waiting))["approval"] == "succeeded"
+
+
+PARTS = [(part, site) for part in ("image", "script", "style", "iframe", "empty", "audio", "font")
+         for site in ("cross-site", "same-site", None)]
+
+
+@pytest.mark.parametrize("accept", ["image/avif,image/webp,*/*;q=0.8", "*/*", HTML])
+@pytest.mark.parametrize("part, site", PARTS, ids=str)
+def test_a_part_of_another_site_s_page_is_403_and_resolves_nothing(
+        client, waiting, show, part, site, accept):
+    headers = {**MOZILLA, "Accept": accept, "Sec-Fetch-Dest": part,
+               **({"Sec-Fetch-Site": site} if site else {})}
+    assert client.get(url(waiting), headers=headers).status_code == 403
+    assert show(waiting) == waiting
+
+
+@pytest.mark.parametrize("headers", [
+    {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "document"}, {"Sec-Fetch-Site": "none"},
+    {"Sec-Fetch-Site": "none", "Sec-Fetch-Dest": "document"}, {}], ids=str)
+def test_a_link_that_is_clicked_elsewhere_shows_the_page(client, waiting, headers):
+    answer = client.get(url(waiting), headers={**MOZILLA, "Accept": HTML, **headers})
+    assert answer.status_code == 200 and "<form" in answer.text
+
+
+# Programs that say they prefer HTML
+
+@pytest.mark.parametrize("agent", [
+    "Java-http-client/17.0.9", "Java/1.8.0_392", "Wget/2.1.0", "wget2/2.1.0", "Lynx/2.9",
+    "curl/8 (like Mozilla/5.0)", "mozilla/5.0", ""], ids=str)
+def test_a_program_resolves_though_it_prefers_html(client, waiting, show, agent):
+    accept = "text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2"
+    answer = client.get(url(waiting), headers={"Accept": accept, "User-Agent": agent})
+    assert (answer.status_code, answer.data) == (200, b"")
+    assert statuses(show(waiting))["approval"] == "succeeded"
+
+
+# What a stranger wrote
+
+@pytest.mark.parametrize("ref", [
+    "x" * 10**6, "a\nStarted by the boss", "a\r\n\r\nb", "\u202egnp.exe", "\x9b31m", "\u2028" * 200,
+    "\U0001f600" * 500], ids=lambda text: ascii(text[:9]))
+def test_what_started_a_run_is_a_short_line(client, define, start, ref):
+    define("release", wait_task("approval"))
+    shown = client.get(url(start("release", {"ref": ref})),
+                       headers={**MOZILLA, "Accept": HTML}).text
+    assert len(shown) < 8000
+    [origin] = [line for line in shown.splitlines() if "ago by a webhook for" in line]
+    text = origin.partition("webhook for ")[2].removesuffix("</dd>")
+    assert text.isprintable() and len(text) <= 100
 
 
 # Headers, and what the page may do
