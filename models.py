@@ -193,8 +193,8 @@ class WorkflowRun(RunLife, Table):
         for first in FIRST_OF_DELIVERY.fetch(delivery_key=delivery.key, workflow_ref=workflow.name):
             if delivery.same_payload and not same_json(first.params["data"],
                                                        delivery.arrived["data"]):
-                raise PayloadDiffers(f"this Idempotency-Key came with another payload in run "
-                                     f"{first.id}; use a new key for a new payload")
+                raise PayloadDiffers("this Idempotency-Key came with another payload before; use "
+                                     "a new key for a new payload")
             with contextlib.suppress(NotFound):  # it was purged meanwhile
                 return cls.find(first.id, now)
 

@@ -137,7 +137,8 @@ def test_a_webhooks_parameter_named_event_is_no_event(define, start, client, ter
     define("release", wait_task("tests"), params=[{"name": "event"}])
     run = start("release", {"event": "push"})
     assert "by a webhook" in terminal("workflowrun", "show", run["id"])
-    page = client.get("/api/v2/callback", headers={"Accept": "text/html"}, query_string={
+    page = client.get("/api/v2/callback", headers={
+        "Accept": "text/html", "User-Agent": "Mozilla/5.0"}, query_string={
         "workflowrun": run["id"], "topic": "tests"})
     assert page.status_code == 200
 
