@@ -185,7 +185,7 @@ HOSTILE_REQUESTS = {  # what it is: (status, body, options of the request)
     "an unknown charset": (415, b"{}", {"content_type": f"{JSON}; charset=x-unknown"}),
     "NUL in the content type": (415, b"{}", {"content_type": f"{JSON}\0"}),
     "a content type of 10,000 characters": (415, b"{}", {"content_type": f"a/{'b' * 10_000}"}),
-    "no content type": (415, b"{}", {"content_type": None}),
+    "no content type, no JSON": (415, b"x", {"content_type": None}),
     "cut short": (400, b'{"data": 1}', content_length("12")),
     "cut short behind gunicorn": (400, b'{"data": 1}', content_length("12", **GUNICORN)),
     "cut short to nothing": (400, b"", content_length("12")),
