@@ -25,7 +25,7 @@ from terminal import (SECONDS, callback_url, columns, graph, lines_of, listing, 
 from web.cloudevents import CLOUD_EVENT
 from web.signatures import sign_link
 
-__version__ = "1.0.0"  # setup.cfg takes it from here
+__version__ = "1.1.0"  # setup.cfg takes it from here
 log = logging.getLogger("signalbox")
 
 DEFINITION = WorkflowDefinition()

@@ -27,7 +27,8 @@ class Logger(GunicornLogger):
     def access(self, resp, req, environ, request_time):
         self.access_log.info(
             "%s %s %s %s bytes=%s ms=%d", environ.get("REMOTE_ADDR") or "-",
-            environ["REQUEST_METHOD"], logs.target(environ["PATH_INFO"], environ["QUERY_STRING"]),
+            environ.get("REQUEST_METHOD", "-"),
+            logs.target(environ.get("PATH_INFO", ""), environ.get("QUERY_STRING", "")),
             str(resp.status).partition(" ")[0], resp.sent, request_time.total_seconds() * 1000)
 
     def warning(self, msg, *args, **kwargs):

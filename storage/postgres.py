@@ -35,15 +35,17 @@ class Postgres(Schema, PostgresqlDatabase):
         super().__init__(database, prefer_psycopg3=True, options=options, **{**LIMITS, **others})
 
     def connect(self, *args, **kwargs):
-        """Open a session. When that failed, nobody tries for a while: sessions are made one at a
-        time, and each would wait as long, one after the other."""
+        """Open a session. When no answer came in time, nobody tries for a while: sessions are made
+        one at a time, and each would wait as long, one after the other."""
         with self.connecting:
-            if time.monotonic() < self.silent_until:
-                raise OperationalError("the server could not be reached a moment ago")
+            began = time.monotonic()
+            if began < self.silent_until:
+                raise OperationalError("the server did not answer a moment ago")
             try:
                 return super().connect(*args, **kwargs)
             except OperationalError:
-                self.silent_until = time.monotonic() + RETRY_SECONDS
+                if time.monotonic() - began >= LIMITS["connect_timeout"]:
+                    self.silent_until = time.monotonic() + RETRY_SECONDS
                 raise
 
     @contextmanager
@@ -134,11 +136,12 @@ class Postgres(Schema, PostgresqlDatabase):
         self.ready = True
 
     def stored_version(self):
-        if self.execute_sql("SELECT to_regclass('signalbox_schema')").fetchone()[0]:
+        tables = {name for name, in self.execute_sql(
+            "SELECT tablename FROM pg_tables WHERE schemaname = ANY(current_schemas(false))")}
+        if "signalbox_schema" in tables:
             row = self.execute_sql("SELECT version FROM signalbox_schema").fetchone()
             return row[0] if row else 0
-        taken = {table._meta.table_name for table in self.tables} & set(self.get_tables())
-        if taken:
+        if taken := tables & {table._meta.table_name for table in self.tables}:
             raise Unusable(f"the PostgreSQL database has a table {min(taken)} of another "
                            "application; name another database")
         return 0
@@ -157,9 +160,10 @@ class Postgres(Schema, PostgresqlDatabase):
 
     def renumber(self):
         """Let new rows be numbered after those that were copied."""
-        for table, column in (("workflow", "id"), ("workflow_run", "number")):
-            self.execute_sql(f"SELECT setval(pg_get_serial_sequence('{table}', '{column}'), "
-                             f"max({column})) FROM {table}")
+        self.execute_sql(
+            "SELECT setval(pg_get_serial_sequence('workflow', 'id'), max(id)) FROM workflow")
+        self.execute_sql("SELECT setval(pg_get_serial_sequence('workflow_run', 'number'), "
+                         "max(number)) FROM workflow_run")
 
     def backup(self, path):
         raise Unusable("this database is PostgreSQL: use pg_dump, or its own backups")

@@ -100,8 +100,7 @@ class Sqlite(Schema, SqliteDatabase):
                 now = time.monotonic()
                 began = began or now
                 if now - began >= (BUSY_SECONDS if now > self.hurry_until else HURRY_SECONDS):
-                    if now > self.hurry_until:
-                        self.hurry_until = now + RETRY_SECONDS
+                    self.hurry_until = now + RETRY_SECONDS
                     raise OperationalError("another program holds the database") from error
             time.sleep(POLL_SECONDS)
 

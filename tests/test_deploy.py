@@ -137,7 +137,7 @@ def test_options_is_a_health_check(nginx):
     assert nginx.send("OPTIONS", "/api/v2/event").status == 200
 
 
-@pytest.mark.parametrize("path", ["/", "//api/v2/webhook", "/api//v2/webhook", "/api/v2/webhook/",
+@pytest.mark.parametrize("path", ["/", "/api//v2/webhook", "/api/v2/webhook/",
                                   "/api/v2/../v2/webhook", "/problem", "/.git/config"])
 def test_any_other_path_is_a_404_problem(nginx, path):
     check_problem(post(nginx, path, {}), 404)

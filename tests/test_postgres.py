@@ -418,19 +418,6 @@ def test_a_server_that_crashes_under_load_is_503_until_it_is_back(postgres, mach
     check_nothing_is_lost_or_doubled(machine, load.done)
 
 
-def test_a_server_that_hangs_is_503_in_time_until_it_goes_on(postgres, machine):
-    with machine.undisturbed(), Load(life_of(Polite(machine))) as load:
-        load.more(30)
-        with postgres.hanging():
-            check_everything_is_refused(machine)
-            check_everything_is_refused(machine)  # now no thread has a session any more
-        load.more(30)
-    assert load.errors == []
-    assert machine.serves()
-    machine.forget_nameless()
-    check_nothing_is_lost_or_doubled(machine, load.done)
-
-
 def test_a_machine_started_while_the_server_is_away_works_once_it_is_there(
         postgres, template, tmp_path):
     name = postgres.new(f"TEMPLATE {template}")

@@ -204,7 +204,7 @@ def test_head_is_405_and_resolves_nothing(server):
     assert server.callback(run, "tests", "failed").status == 200
 
 
-@pytest.mark.parametrize("path", ["//api/v2/webhook?workflow=release", "/api//v2/webhook",
+@pytest.mark.parametrize("path", ["/api//v2/webhook",
                                   "/api/v2/webhook/", "//", "/api/v2/../v2/webhook"])
 def test_a_path_that_is_only_like_one_is_a_404_problem(server, path):
     answer = server.post(path, {})

@@ -23,8 +23,8 @@ def target(path, query):
         name, _, value = part.partition("=")
         if name in SHOWN:
             value = unquote_plus(value)
-            shown.append(f"{name}={value if PLAIN.fullmatch(value) else '…'}")
-    return (path if path in PATHS else "/…") + ("?" + "&".join(shown) if shown else "")
+            shown.append(f"{name}={value if PLAIN.fullmatch(value) else '...'}")
+    return (path if path in PATHS else "/...") + ("?" + "&".join(shown) if shown else "")
 
 
 def without_input(message):
@@ -50,4 +50,4 @@ class Line(logging.Formatter):
     def format(self, record):
         lines = [line.strip() for line in super().format(record).splitlines()]
         text = printable(" | ".join(lines))
-        return text if len(text) <= LONGEST else f"{text[:LONGEST // 2]} … {text[-LONGEST // 2:]}"
+        return text if len(text) <= LONGEST else f"{text[:LONGEST // 2]} ... {text[-LONGEST // 2:]}"
