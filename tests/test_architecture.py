@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "cli": {"definitions", "upkeep", "terminal", "notices", "models", "schemas", "storage", "runs",
             "web"},
     "app": {"cli", "upkeep", "models", "schemas", "storage", "runs", "web"},
-    "wsgi": {"app", "runs", "web"},
+    "wsgi": {"app", "cli", "runs", "web"},
     "gunicorn.conf": {"app", "cli", "runs", "storage", "web"},
 }
 ROOMS = {"flask": {"web", "app", "cli"}, "werkzeug": {"web", "app"}, "click": {"cli", "terminal"},

@@ -91,7 +91,7 @@ def write_less_than_a_page_of_ours(file):
 def our_bytes(file):
     """What a file of this service with some runs holds; it is away again."""
     app = create_app({"DATABASE_URL": f"sqlite:///{file}"})
-    Commands(app)("workflow", "apply", "-", input='{"name": "release"}')
+    Commands(app)("workflow", "apply", "-", input='{"name": "release", "tasks": []}')
     for number in range(30):
         app.test_client().post(**HOOK, data=b'{"text": "%s"}' % (b"x" * 1000))
     close_database()
@@ -123,7 +123,7 @@ WRONG = pytest.mark.parametrize("name, value", [
 def test_defaults_apply_when_nothing_is_set(clock, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     app = create_app({}, clock)
-    Commands(app)("workflow", "apply", "-", input='{"name": "release"}')
+    Commands(app)("workflow", "apply", "-", input='{"name": "release", "tasks": []}')
     one_megabyte = b'{"a": "' + b"x" * (1_048_576 - 9) + b'"}'
     assert app.test_client().post(**HOOK, data=one_megabyte).status_code == 200
     assert app.test_client().post(**HOOK, data=one_megabyte + b" ").status_code == 413
@@ -134,12 +134,12 @@ def test_defaults_apply_when_nothing_is_set(clock, tmp_path, monkeypatch):
 def test_the_databases_folder_is_made_when_missing(create, tmp_path):
     file = tmp_path / "a" / "b c" / "signalbox.db"
     flask = Commands(create(DATABASE_URL=f"sqlite:///{file}"))
-    assert flask("workflow", "apply", "-", input='{"name": "release"}').exit_code == 0
+    assert flask("workflow", "apply", "-", input='{"name": "release", "tasks": []}').exit_code == 0
     assert file.is_file()
 
 
 def test_a_second_start_finds_what_the_first_one_stored(create):
-    Commands(create())("workflow", "apply", "-", input='{"name": "release"}')
+    Commands(create())("workflow", "apply", "-", input='{"name": "release", "tasks": []}')
     close_database()
     assert [known["name"] for known in Commands(create()).json("workflow", "list", "--json")] == [
         "release"]
@@ -209,7 +209,7 @@ def test_a_command_with_a_wrong_setting_ends_with_one_line(environ, name, value)
 def test_the_largest_body_is_a_setting(create, body, status):
     app = create(MAX_CONTENT_LENGTH="10")
     flask, client = Commands(app), app.test_client()
-    flask("workflow", "apply", "-", input='{"name": "release"}')
+    flask("workflow", "apply", "-", input='{"name": "release", "tasks": []}')
     assert client.post(**HOOK, data=body).status_code == status
     assert len(flask.json("workflowrun", "list", "--json")) == (status == 200)
 
@@ -268,7 +268,7 @@ def test_an_empty_file_becomes_the_database(create, file):
 @pytest.mark.parametrize("attempt", range(2))
 def test_processes_that_start_at_once_on_a_new_file_all_work(environ, tmp_path, attempt):
     definition = tmp_path / "release.json"
-    definition.write_text('{"name": "release"}')
+    definition.write_text('{"name": "release", "tasks": []}')
     started = [command("workflow", "apply", str(definition), **environ) for _ in range(4)]
     results = [outcome(process) for process in started]
     assert [code for code, stdout, stderr in results] == [0, 0, 0, 0], results
@@ -289,7 +289,7 @@ def hold(file):
 def test_a_busy_database_does_not_stop_the_start(create, environ, file, known):
     url = environ["DATABASE_URL"] + "?timeout=0.05"
     if known:
-        Commands(create())("workflow", "apply", "-", input='{"name": "release"}')
+        Commands(create())("workflow", "apply", "-", input='{"name": "release", "tasks": []}')
         close_database()
     other = hold(file)
     app = create(DATABASE_URL=url)

@@ -119,7 +119,8 @@ def check_sender(workflow, has_token, is_known):
     except (BadRequest, Denied) as error:
         if is_known:
             raise
-        raise Denied(missing or getattr(error, "description", error)) from error
+        reason = missing or getattr(error, "description", error)
+        raise Denied(f"{token_at_fault(g.parameters)}, and no signature: {reason}") from error
 
 
 def accepted_signature(workflow, has_token):

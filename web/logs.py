@@ -33,7 +33,7 @@ def request_line(method, path, query):
     for part in query.split("&"):
         name, _, value = part.partition("=")
         if name in SHOWN:
-            shown.append(f"{name}={plain(unquote_plus(value))}")
+            shown.append(f"{name}={plain(unquote_plus(value[:1000]))}")
     return (f"{method if method in METHODS else '…'} {path if path in PATHS else '/…'}"
             + ("?" + "&".join(shown) if shown else ""))
 
