@@ -236,7 +236,8 @@ def test_the_source_stays_as_it_was(lives, flask, environ, target):
 
 @pytest.mark.both
 @pytest.mark.parametrize("definition", [
-    {"name": "only-a-workflow", "tasks": []}, {"name": "release", "tasks": []}], ids=["other", "same name"])
+    {"name": "only-a-workflow", "tasks": []}, {"name": "release", "tasks": []}],
+    ids=["other", "same name"])
 def test_a_target_that_is_not_empty_is_refused_and_stays(
         lives, flask, environ, target, serve, definition):
     serve(target).flask("workflow", "apply", "-", input=json.dumps(definition))
