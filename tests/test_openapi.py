@@ -402,9 +402,10 @@ def test_every_described_query_parameter_is_read(client, run, method, path):
 
 def everything(define, start, callback, flask, clock):
     """Runs with every key and every word that there is."""
-    define("all", wait_task("a", timeout=5), wait_task("b"), wait_task("c"), wait_task("d"),
-           wait_task("e", b="success"), wait_task("f", c="success"), displayName="All", timeout=60)
-    runs = [start("all") for number in range(4)]
+    define("all", wait_task("a", timeout=5) | {"message": "Wait."}, wait_task("b"),
+           wait_task("c"), wait_task("d"), wait_task("e", b="success"),
+           wait_task("f", c="success"), displayName="All", timeout=60, correlate="data.n")
+    runs = [start("all", {"n": number}) for number in range(4)]
     clock.advance(minutes=5)
     for run in runs[:2]:
         callback(run, "b", "failed", {"n": 1})
