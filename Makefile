@@ -1,6 +1,6 @@
 # make run · make test · make lint · make bench · make soak: each makes what it needs in .venv by itself.
 PYTHON ?= python3
-ADDRESS := $(or $(HOST),127.0.0.1):$(or $(PORT),8000)
+ADDRESS := $(if $(findstring :,$(HOST)),[$(HOST)],$(or $(HOST),127.0.0.1)):$(or $(PORT),8000)
 BIN := .venv/bin
 
 .PHONY: run test lint bench soak clean
