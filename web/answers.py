@@ -23,14 +23,7 @@ STATUS_CODES = {Ambiguous: 400, TriggerDisabled: 403, NotFound: 404, Conflict: 4
                 PayloadDiffers: 422}
 MOST_ERRORS, LONGEST_ERROR, LONGEST_DETAIL = 20, 300, 500  # so an answer has at most 16 KB (4.7)
 SHOWN = {"workflow": "workflow", "workflowrun": "run", "topic": "topic", "correlate": "correlate"}
-
-
-class Connection(threading.local):
-    """What this thread answers on: the server says how it is told to close it afterwards."""
-    close = staticmethod(lambda: None)
-
-
-connection = Connection()
+connection = threading.local()  # `close`: the server's, to end this thread's connection afterwards
 
 
 def no_content():
@@ -95,7 +88,8 @@ def add_headers(response):
     """What answers carry whichever view made them."""
     has_body = request.content_length or "Transfer-Encoding" in request.headers
     if has_body and not g.get("has_read_body"):
-        connection.close()  # or what was not read would be taken for the next request
+        # Or what was not read would be taken for the next request.
+        getattr(connection, "close", lambda: None)()
     if response.calculate_content_length() == 0:
         response.headers.pop("Content-Type", None)
     asked = response.status_code == 200 and request.headers.get("WebHook-Request-Origin")

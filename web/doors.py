@@ -85,7 +85,10 @@ def wait_for_turn():
     length = request.content_length
     if request.method == "POST" and request.url_rule and (length is None or length > LARGE):
         if len(body()) > LARGE:  # which is read before: who sends slowly takes no one's turn
-            g.has_turn = TURN.acquire()
+            g.has_turn = TURN.acquire(timeout=15)  # nginx gives up after 25 s
+            if not g.has_turn:
+                abort(problem(503, "too many large bodies at once; send it again",
+                              {"Retry-After": "5"}))
 
 
 def end_turn(error):
