@@ -166,6 +166,7 @@ class WorkflowRun(RunLife, Table):
             for task in run.tasks:
                 if task.topic == topic and task.outcome is None:
                     task.take_callback(status, text, said, now)
+                    text = str(task.position)  # the others find it there: it is stored once
         tasks = run.tasks_on(topic)
         if all(task.outcome != status for task in tasks):
             ends = ", ".join(f"{task.name} {task.outcome}" for task in tasks)
@@ -310,7 +311,7 @@ class TaskRun(TaskLife, Table):
     start_time = BigIntegerField(null=True)
     end_time = BigIntegerField(null=True)
     callback_status = CharField(null=True, max_length=9)  # kept from before the start, if need be
-    callback_results = TextField(null=True)  # JSON
+    callback_results = TextField(null=True)  # JSON, or the position of the task that has it
 
     class Meta:
         primary_key = CompositeKey("workflow_run", "position")
@@ -320,9 +321,14 @@ class TaskRun(TaskLife, Table):
         return parsed(self.dependencies_json)
 
     @property
+    def answer_text(self):
+        """What the callback brought, as JSON, whether the task has ended with it yet or not."""
+        text = self.callback_results or "[]"
+        return self.run.tasks[int(text)].callback_results if text.isdigit() else text
+
+    @property
     def answer(self):
-        """What the callback brought, whether the task has ended with it yet or not."""
-        return json.loads(self.callback_results) if self.callback_results else []
+        return json.loads(self.answer_text)
 
     @property
     def results(self):

@@ -8,9 +8,9 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound as NoS
 from werkzeug.http import HTTP_STATUS_CODES
 
 from runs.refusals import (Ambiguous, BadLink, ConditionsNotMet, Conflict, Denied, Expired,
-                           NotFound, PayloadDiffers, Refused, TriggerDisabled, one_line)
+                           NotFound, PayloadDiffers, Refused, TriggerDisabled)
 from runs.words import in_words
-from storage import UNAVAILABLE
+from storage import UNAVAILABLE, why
 
 CALLBACK = "/api/v2/callback"
 FORM, JSON = "application/x-www-form-urlencoded", "application/json"
@@ -107,7 +107,7 @@ def skipped(error):
 
 
 def unavailable(error):
-    current_app.logger.error("database unavailable: %s", one_line(error))
+    current_app.logger.error("database unavailable: %s", why(error))
     return problem(503, "the database is busy or away; send it again", {"Retry-After": "1"})
 
 
