@@ -331,8 +331,12 @@ class TaskRun(TaskLife, Table):
         return json.loads(self.answer_text)
 
     @property
+    def has_results(self):
+        return self.callback_results is not None and self.status in (SUCCEEDED, FAILED)
+
+    @property
     def results(self):
-        return self.answer if self.status in (SUCCEEDED, FAILED) else []
+        return self.answer if self.has_results else []
 
 
 # What every request runs, with parameters that take their values from a row's columns.

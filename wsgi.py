@@ -1,5 +1,6 @@
 """The entry point: `gunicorn wsgi:app`, and where `flask` finds the application."""
 import logging
+import sys
 
 from app import create_app
 from runs.refusals import Unusable, one_line
@@ -12,4 +13,5 @@ logging.basicConfig(level=logging.INFO, handlers=[handler])
 try:
     app = create_app()
 except Unusable as error:
-    raise SystemExit(f"signalbox cannot start: {one_line(error)}")
+    print(f"signalbox cannot start: {one_line(error)}", file=sys.stderr)
+    raise SystemExit(3 if "wait" in sys.argv[1:3] else 1)  # whose 1 says that a run has ended

@@ -18,11 +18,12 @@ from storage.sqlite import Sqlite, result_code
 SCHEMES = {"sqlite": Sqlite, "postgresql": Postgres}
 UNREACHABLE = (OperationalError, InterfaceError, sqlite3.OperationalError)
 #: What a caller may try again later: the database is busy, full or out of reach.
-UNAVAILABLE = (*UNREACHABLE, InternalError, Unusable)
+AWAY = (*UNREACHABLE, InternalError)
+UNAVAILABLE = (*AWAY, Unusable)
 BROKEN = (*UNAVAILABLE, DatabaseError, sqlite3.Error)  # what ends a command with one line
 FULL = "the disk is full"
 #: What stands behind an error, by SQLite's result code or PostgreSQL's SQLSTATE.
-CAUSES = {sqlite3.SQLITE_FULL: FULL, sqlite3.SQLITE_IOERR: "the disk cannot be read or written",
+CAUSES = {sqlite3.SQLITE_FULL: FULL, sqlite3.SQLITE_IOERR: "the disk cannot be written",
           sqlite3.SQLITE_CORRUPT: "the database is damaged; restore a backup",
           "53100": FULL, "55P03": "another program holds the database",
           "57014": "PostgreSQL is too slow", "25006": "PostgreSQL takes no writes"}
@@ -123,8 +124,8 @@ def why(error):
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return FULL
     if cause := CAUSES.get(code or getattr(driver, "sqlstate", None)):
-        full = code == sqlite3.SQLITE_IOERR and database.has_no_room()
+        full = (code == sqlite3.SQLITE_IOERR and isinstance(database.obj, Sqlite)
+                and database.has_no_room())
         return FULL if full else f"{cause}: {said}"
-    if isinstance(database.obj, Postgres) and isinstance(error, UNREACHABLE):
-        return f"PostgreSQL is away: {said}"
-    return said
+    is_away = isinstance(database.obj, Postgres) and isinstance(error, UNREACHABLE)
+    return f"PostgreSQL is away: {said}" if is_away and driver is not error else said

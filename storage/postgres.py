@@ -39,7 +39,7 @@ class Postgres(Schema, PostgresqlDatabase):
         time, and each would wait as long, one after the other."""
         with self.connecting:
             if time.monotonic() < self.silent_until:
-                raise OperationalError("the server could not be reached a moment ago")
+                raise OperationalError("PostgreSQL is away: it could not be reached a moment ago")
             try:
                 return super().connect(*args, **kwargs)
             except OperationalError:

@@ -6,6 +6,9 @@ class Schema:
     """What a database knows of its tables: `tables`, `steps` and `newest_version` are given to it;
     stored_version() (0: there are no tables) and store_version() are its own."""
 
+    def discard(self):
+        """Remove what prepare() made, if it is a file."""
+
     def bring_up_to_date(self, name):
         """Make the tables, or do the steps that are missing, each in a transaction of its own.
 

@@ -18,7 +18,7 @@ from models import STEPS
 from runs.refusals import Unusable  # noqa: F401
 from storage import database, open_database  # noqa: F401
 from storage.copy import BATCH as COPIED_AT_A_TIME  # noqa: F401
-from terminal import age, graph, label  # noqa: F401
+from terminal import age  # noqa: F401
 import upkeep
 
 SCHEMA_VERSION = len(STEPS) + 1

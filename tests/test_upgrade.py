@@ -2,7 +2,6 @@
 
 tests/data/schema-1.sql holds the tables and some runs as the first version's own code made them.
 """
-import fcntl
 import json
 import os
 import signal
@@ -131,30 +130,30 @@ def test_a_crash_in_the_middle_leaves_an_old_file_as_it_was(file, environ, momen
     assert contents(file)[0] == SCHEMA_VERSION
 
 
+@pytest.mark.server
+def test_two_processes_that_upgrade_at_once_both_work(file, environ):
+    command = [sys.executable, "-m", "flask", "workflowrun", "list", "--json"]
+    held = sqlite3.connect(file, isolation_level=None)
+    held.execute("BEGIN EXCLUSIVE")
+    both = [subprocess.Popen(command, cwd=PROJECT, env={**os.environ, **environ}, text=True,
+                             stdout=subprocess.PIPE) for number in range(2)]
+    try:
+        wait_until(lambda: all(has_open(process, str(file)) for process in both),
+                   "both wait for their turn")
+        held.execute("ROLLBACK")
+        held.close()
+        assert contents(file)[0] in (1, SCHEMA_VERSION)
+        outputs = [process.communicate(timeout=20)[0] for process in both]
+    finally:
+        kill(*[process.pid for process in both if process.poll() is None])
+    assert [process.returncode for process in both] == [0, 0]
+    assert [len(json.loads(output)) for output in outputs] == [7, 7]
+    assert contents(file)[0] == SCHEMA_VERSION
+
+
 def has_open(process, path):
     """Whether the process has opened the file."""
     try:
         return path in [os.readlink(entry.path) for entry in os.scandir(f"/proc/{process.pid}/fd")]
     except FileNotFoundError:  # a file that was closed meanwhile
         return False
-
-
-@pytest.mark.server
-def test_two_processes_that_upgrade_at_once_both_work(file, environ):
-    command = [sys.executable, "-m", "flask", "workflowrun", "list", "--json"]
-    queue = f"{file}-queue"
-    with open(queue, "w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        both = [subprocess.Popen(command, cwd=PROJECT, env={**os.environ, **environ}, text=True,
-                                 stdout=subprocess.PIPE) for number in range(2)]
-        try:
-            wait_until(lambda: all(has_open(process, queue) for process in both),
-                       "both wait for their turn")
-            assert contents(file)[0] == 1
-            fcntl.flock(held, fcntl.LOCK_UN)
-            outputs = [process.communicate(timeout=20)[0] for process in both]
-        finally:
-            kill(*[process.pid for process in both if process.poll() is None])
-    assert [process.returncode for process in both] == [0, 0]
-    assert [len(json.loads(output)) for output in outputs] == [7, 7]
-    assert contents(file)[0] == SCHEMA_VERSION
