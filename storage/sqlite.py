@@ -20,7 +20,7 @@ APPLICATION_ID = 0x51674278  # "QgBx": SQLite's mark for whose file this is
 BUSY_SECONDS = 5  # how long another program may hold the file; our own take far less a turn
 QUEUE_SECONDS = 20  # how long a thread waits for the others of its process: below nginx's 25
 RETRY_SECONDS, HURRY_SECONDS = 1, 0.1  # once that was in vain: for so long, nobody waits longer
-POLL_SECONDS = 0.00005
+POLL_SECONDS, SLOW_SECONDS = 0.00005, 0.01
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_RECOVERY)
 #: Result codes that waiting does not cure (https://sqlite.org/rescode.html).
@@ -58,12 +58,16 @@ class Sqlite(Schema, SqliteDatabase):
             raise OperationalError("the disk is too slow for the requests that wait to be stored")
         try:
             self.begin("IMMEDIATE")
+            self.hurry_until, began = 0, time.monotonic()
             try:
                 yield
                 self.commit()
             except BaseException:
                 self.rollback()
                 raise
+            held = time.monotonic() - began
+            if held > SLOW_SECONDS:  # the other processes would hardly ever find the file free
+                time.sleep(held / 20)
         finally:
             self.turn.release()
         self.check_it_is_the_same()  # or what is answered with 200 would be gone
@@ -150,8 +154,7 @@ class Sqlite(Schema, SqliteDatabase):
                 now = time.monotonic()
                 began = began or now
                 if now - began >= (BUSY_SECONDS if now > self.hurry_until else HURRY_SECONDS):
-                    if now > self.hurry_until:
-                        self.hurry_until = now + RETRY_SECONDS
+                    self.hurry_until = now + RETRY_SECONDS
                     raise OperationalError("another program holds the database") from error
             time.sleep(POLL_SECONDS)
 

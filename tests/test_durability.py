@@ -318,6 +318,32 @@ def test_a_stopped_writer_is_503_in_time_and_its_end_frees_the_file(server):
                "the service goes on", 3)
 
 
+SLOW = ["strace", "-D", "-f", "--seccomp-bpf", "-e", "trace=fsync,fdatasync", "-e",
+        "inject=fsync,fdatasync:delay_enter=150000", "-o", os.devnull]
+
+
+def test_on_a_slow_disk_sixteen_senders_wait_and_nobody_is_refused(tmp_path):
+    if subprocess.run([*SLOW, "true"], capture_output=True).returncode:
+        pytest.skip("strace is missing, or may not trace here")
+    server = Server(tmp_path)
+    with server:  # what is slow to be made is made before
+        define(server)
+    server.command = SLOW + GUNICORN
+    with server:
+        answers = sum(at_once(16, lambda client: [
+            timed(lambda: server.webhook("release", {"name": f"{client}-{number}"}))
+            for number in range(6)]), [])
+        log = server.log
+    wait_until(lambda: not processes(server.process.pid), "strace has ended")
+    assert {answer.status for answer, seconds in answers} == {200}, log
+    assert "another program" not in log
+    times = sorted(seconds for answer, seconds in answers)
+    print(f"median {times[48]:.2f} s, 99 in a hundred {times[-2]:.2f} s, slowest {times[-1]:.2f} s")
+    assert times[48] > 0.15  # the disk was slow
+    assert times[-2] < 6 * times[48]
+    assert len(server.stored()) == 96
+
+
 # Files that are not ours
 
 @pytest.fixture(scope="module")
