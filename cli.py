@@ -17,7 +17,7 @@ from runs.strictjson import parse_json, parse_object
 from runs.words import ANSWERS, ENDED, RUN_STATUSES, SUCCEEDED, WEBHOOK
 from schemas import WorkflowDefinition, dump_run
 from storage.copy import copy
-from terminal import (Contents, Duration, Group, callback_url, columns,
+from terminal import (Contents, Duration, Group, callback_url, columns, echo,
                       escape_what_is_not_encodable, lines_of, listing, plain, print_json, refusal,
                       report, table, tell, tree, trial, waits_for)
 from web.cloudevents import CLOUD_EVENT
@@ -63,7 +63,7 @@ def workflow_apply(files):
     """
     definitions = load_definitions(files, "nothing was applied; correct the lines above")
     for name, version, outcome in Workflow.apply(definitions):
-        click.echo(f"{outcome} {name} (version {version})")
+        echo(f"{outcome} {name} (version {version})")
 
 
 @workflow.command("check", cls=click.Command)
@@ -74,7 +74,7 @@ def workflow_check(files):
     It needs no database. Exit code: 0 all can be applied, 1 a line for each mistake.
     """
     for definition in load_definitions(files, "correct the lines above"):
-        click.echo(f"valid {definition['name']}")
+        echo(f"valid {definition['name']}")
 
 
 def load_definitions(files, otherwise):
@@ -92,7 +92,7 @@ def load_definitions(files, otherwise):
                 mistakes.append(f"{file}: name: {definition['name']} is defined twice")
             definitions[definition["name"]] = definition
     if mistakes:
-        click.echo("\n".join(map(plain, mistakes)), err=True)
+        echo("\n".join(map(plain, mistakes)), err=True)
         raise refusal(otherwise)
     return definitions.values()
 
@@ -105,8 +105,8 @@ def workflow_list(as_json):
     if as_json:
         return print_json([DEFINITION.dump(workflow.content) for workflow in workflows])
     if not workflows:
-        return click.echo("no workflows yet; load one: flask workflow apply workflows/release.json")
-    click.echo(table(["NAME", "VERSION", "TASKS", "DISPLAY NAME"], [
+        return echo("no workflows yet; load one: flask workflow apply workflows/release.json")
+    echo(table(["NAME", "VERSION", "TASKS", "DISPLAY NAME"], [
         [workflow.name, workflow.version, len(workflow.content["tasks"]),
          workflow.content.get("display_name", "")] for workflow in workflows], columns()))
 
@@ -133,7 +133,7 @@ def workflow_try(name, file, is_event):
     delivery = (Delivery.of_event(CLOUD_EVENT.load(payload)) if is_event
                 else Delivery(WEBHOOK, {"data": payload}))
     starts, why = trial(content, delivery)
-    click.echo(why)
+    echo(why)
     sys.exit(0 if starts else 1)
 
 
@@ -143,7 +143,7 @@ def workflow_try(name, file, is_event):
 def workflow_delete(name, force):
     """Remove a workflow; its ended runs stay until they are purged."""
     cancelled = upkeep.remove_workflow(name, force, now())
-    click.echo(f"deleted {name}" + (f", cancelled {cancelled} runs" if cancelled else ""))
+    echo(f"deleted {name}" + (f", cancelled {cancelled} runs" if cancelled else ""))
 
 
 @click.group(cls=Group)
@@ -165,8 +165,8 @@ def workflowrun_list(workflow_ref, status, limit, as_json):
     if as_json:
         return print_json([dump_run(run) for run in runs])
     if not runs:
-        return click.echo("no such runs" + did_you_mean(workflow_ref, upkeep.known(Workflow.name)))
-    click.echo(listing(runs, columns()))
+        return echo("no such runs" + did_you_mean(workflow_ref, upkeep.known(Workflow.name)))
+    echo(listing(runs, columns()))
 
 
 @workflowrun.command("show")
@@ -177,7 +177,7 @@ def workflowrun_show(run_id, as_json):
     run = WorkflowRun.find(run_id, now())
     if as_json or not columns():
         return print_json(dump_run(run, bound=None))
-    click.echo(tree(run, current_app.config["SETTINGS"]))
+    echo(tree(run, current_app.config["SETTINGS"]))
 
 
 @workflowrun.command("wait")
@@ -202,7 +202,7 @@ def workflowrun_wait(run_id, timeout):
                 tell(f"waiting for {waits_for(run)}")
             except storage.AWAY as error:
                 if trouble is None:
-                    click.echo(f"the database is asked again: {storage.why(error)}", err=True)
+                    echo(f"the database is asked again: {storage.why(error)}", err=True)
                 trouble = error
             left = deadline - time.monotonic()
             if left <= 0:
@@ -222,7 +222,7 @@ def workflowrun_wait(run_id, timeout):
 def workflowrun_cancel(run_id):
     """End a run and its open tasks as cancelled."""
     WorkflowRun.cancel(run_id, now())
-    click.echo(f"cancelled {run_id}")
+    echo(f"cancelled {run_id}")
 
 
 @workflowrun.command("link")
@@ -249,7 +249,7 @@ def workflowrun_link(run_id, topic, status, by, expires):
             "expires": str(now() // 1000 + expires)}
     link = {name: value for name, value in link.items() if value is not None}
     link["signature"] = sign_link(settings["SECRET_KEY"], link)
-    click.echo(callback_url(settings, link))
+    echo(callback_url(settings, link))
 
 
 @workflowrun.command("expire")
@@ -258,7 +258,7 @@ def workflowrun_link(run_id, topic, status, by, expires):
 def workflowrun_expire(ahead):
     """Time out what is overdue, in every run (for cron or a systemd timer)."""
     touched = upkeep.expire_overdue(now() + ahead * 1000)
-    click.echo(f"runs with something overdue: {touched}")
+    echo(f"runs with something overdue: {touched}")
 
 
 @workflowrun.command("purge")
@@ -271,7 +271,7 @@ def workflowrun_purge(older_than):
         count += batch
         tell(f"purged {count} runs …")
     tell("")
-    click.echo(f"purged {count} runs")
+    echo(f"purged {count} runs")
 
 
 @click.group(cls=Group)
@@ -284,7 +284,7 @@ def db():
 def db_backup(file):
     """Copy the database to a new file, as of now, while the service goes on."""
     storage.database.backup(file)
-    click.echo(f"saved {plain(file)}; to restore it, stop the service, remove the database with "
+    echo(f"saved {plain(file)}; to restore it, stop the service, remove the database with "
                "its -wal and -shm files, and put this in its place")
 
 
@@ -307,7 +307,7 @@ def db_copy(source, target):
         raise refusal(str(error)) from error
     tell("")
     rows = ", ".join(f"{count} rows of {table}" for table, count in counts.items())
-    click.echo(f"copied {rows or 'nothing: the source is empty'}")
+    echo(f"copied {rows or 'nothing: the source is empty'}")
 
 
 @click.command()
@@ -326,7 +326,7 @@ def status(as_json):
         facts = {"database": f"cannot be used: {storage.why(error)}"}
     facts["looked at"] = (f"the database {storage.database.database} alone; the process that "
                           "answers requests is not seen from here")
-    print_json(facts) if as_json else click.echo(report(facts, columns()))
+    print_json(facts) if as_json else echo(report(facts, columns()))
     sys.exit(0 if facts["database"] == "ok" else 1)
 
 

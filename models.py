@@ -159,14 +159,14 @@ class WorkflowRun(RunLife, Table):
 
         Raises NotFound for an unknown run or topic, Conflict when every task has ended otherwise.
         """
-        text = json.dumps(results)
+        text, kept = json.dumps(results), None
         said = "".join(f" {result['name']}={result['value']!r}" for result in results
                        if result["name"] != "data")
         with cls.changing(workflowrun, now) as run:
             for task in run.tasks:
                 if task.topic == topic and task.outcome is None:
-                    task.take_callback(status, text, said, now)
-                    text = str(task.position)  # the others find it there: it is stored once
+                    task.take_callback(status, kept or text, said, now)
+                    kept = kept or str(task.position)  # the others find it there: stored once
         tasks = run.tasks_on(topic)
         if all(task.outcome != status for task in tasks):
             ends = ", ".join(f"{task.name} {task.outcome}" for task in tasks)

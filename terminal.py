@@ -47,9 +47,20 @@ def escape_what_is_not_encodable():
         stream.reconfigure(errors="signalbox")
 
 
+def echo(text, err=False):
+    """Print it. (Left to itself, click writes UTF-8 to a terminal that takes ASCII.)"""
+    click.echo(text, file=sys.stderr if err else sys.stdout)
+
+
+def shown(message):
+    """A message as click may print it."""
+    encoding = sys.stderr.encoding
+    return plain(message, "\n").encode(encoding, "signalbox").decode(encoding)
+
+
 def refusal(message, exit_code=1):
     """What ends a command with that line."""
-    error = click.ClickException(plain(message))
+    error = click.ClickException(shown(message))
     error.exit_code = exit_code
     return error
 
@@ -116,7 +127,7 @@ class Group(AppGroup):
         try:
             return super().invoke(ctx)
         except click.ClickException as error:
-            error.message = plain(error.message, "\n")
+            error.message = shown(error.message)
             raise
         except ValidationError as error:
             message = "; ".join(lines_of(error.normalized_messages()))
@@ -130,7 +141,7 @@ class Group(AppGroup):
 
 
 def print_json(value):
-    click.echo(plain(json.dumps(value, indent=2, ensure_ascii=False), "\n"))
+    echo(plain(json.dumps(value, indent=2, ensure_ascii=False), "\n"))
 
 
 def columns(stream=None):

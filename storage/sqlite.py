@@ -93,7 +93,6 @@ class Sqlite(Schema, SqliteDatabase):
             yield
 
     def begin(self, lock_type=None):
-        self.check_it_is_the_same()
         self.ask(super().begin, lock_type)
 
     def connect(self, *args, **kwargs):
@@ -126,7 +125,8 @@ class Sqlite(Schema, SqliteDatabase):
             _, wal = self.opened.get(threading.current_thread(), (None, None))
             self.replaced = identity(self.database) != self.file or wal and wal != self.wal()
         if self.replaced:
-            raise Unusable(f"{self.database} was replaced under the running service; restart it")
+            raise Unusable(f"{self.database} was replaced under the running service; stop it, "
+                           "restore the backup again, and start it")
 
     def leave_what_replaced_it(self):
         """At the end of a process: do not close connections that would write their WAL, which is
@@ -146,10 +146,14 @@ class Sqlite(Schema, SqliteDatabase):
         """
         began = None
         while True:
+            self.check_it_is_the_same()
             try:
                 return question(*args)
-            except OperationalError as error:
+            except DatabaseError as error:
                 if result_code(error) not in BUSY:
+                    self.check_it_is_the_same()
+                    if reason := FATAL.get(result_code(error) & 0xFF):  # without the extended part
+                        raise Unusable(f"{self.database} {reason}") from error
                     raise
                 now = time.monotonic()
                 began = began or now
@@ -195,10 +199,6 @@ class Sqlite(Schema, SqliteDatabase):
             self.bring_up_to_date(self.database)
         except OSError as error:
             raise Unusable(f"{self.database}: {error.strerror}") from error
-        except DatabaseError as error:
-            if reason := FATAL.get(result_code(error) & 0xFF):  # without the extended part
-                raise Unusable(f"{self.database} {reason}") from error
-            raise
         finally:
             self.close()
         for made in [file, *missing]:  # a new name must reach the disk as well
