@@ -285,7 +285,7 @@ def db_backup(file):
     """Copy the database to a new file, as of now, while the service goes on."""
     storage.database.backup(file)
     echo(f"saved {plain(file)}; to restore it, stop the service, remove the database with "
-               "its -wal and -shm files, and put this in its place")
+         "its -wal and -shm files, and put this in its place")
 
 
 @db.command("copy")

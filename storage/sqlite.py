@@ -46,6 +46,7 @@ class Sqlite(Schema, SqliteDatabase):
     def __init__(self, database, unhurried=False, **options):
         if database == ":memory:":
             raise ValueError("a database in memory would forget every run; name a file")
+        sqlite3.connect(":memory:", **options).close()  # raises TypeError for a wrong option
         self.turn = threading.Lock()
         self.opened = {}  # for each thread its connection and the WAL of that
         super().__init__(database, pragmas={"synchronous": "FULL", "foreign_keys": 1},

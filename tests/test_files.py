@@ -264,10 +264,10 @@ def test_a_service_whose_database_was_replaced_refuses_until_it_is_restarted(tmp
             return was, server.webhook("release", {"name": name, "text": "x" * 2000}).status
 
         with Load(step) as load:
-            load.more(200)
+            load.more(50)
             replace(backup, server.database)
             is_replaced.append(True)
-            load.more(200)
+            load.more(50)
         assert load.errors == []
         assert {status for was, status in load.done if was} == {503}
         assert "was replaced under the running service; stop it, restore the backup" in server.log
