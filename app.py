@@ -6,7 +6,7 @@ import sys
 import time
 from difflib import get_close_matches
 
-from flask import Blueprint, Flask, g, request
+from flask import Blueprint, Flask, appcontext_pushed, g, request
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, pre_load, validate
 from werkzeug.middleware.proxy_fix import ProxyFix
 
@@ -176,7 +176,8 @@ def create_app(environ=os.environ, clock=utc_now):
     settings = load_settings(environ)
     app.config.update(SETTINGS=settings, ENVIRON=environ, CLOCK=clock)
     is_command = "FLASK_RUN_FROM_CLI" in environ and "run" not in sys.argv
-    open_database(settings["DATABASE_URL"], is_command)
+    opened = open_database(settings["DATABASE_URL"], is_command)
+    appcontext_pushed.connect(lambda *args, **more: storage.database.use(opened), app, weak=False)
     app.json.sort_keys = False
     app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
     app.url_map.merge_slashes = False  # `//` would answer with a redirect, in HTML
@@ -210,10 +211,12 @@ def open_database(url, is_command):
     """Let the models use the database of the URL, and make it ready, unless it is busy or away:
     whoever needs it tries again, and says what is wrong. Raises Unusable."""
     try:
-        storage.database.initialize(storage.open_database(url, TABLES, STEPS))
+        opened = storage.open_database(url, TABLES, STEPS)
+        storage.database.initialize(opened)
         if not is_command:  # which does so itself, if it needs the database
-            storage.database.prepare()
+            opened.prepare()
     except storage.UNREACHABLE:
         pass
     except (ValueError, TypeError) as error:
         raise Unusable(f"DATABASE_URL: {error}") from error
+    return opened

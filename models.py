@@ -131,13 +131,14 @@ class WorkflowRun(RunLife, Table):
 
         Raises NotFound for an unknown run or topic, Conflict when every task has ended otherwise.
         """
-        text = json.dumps(results)
+        text, kept = json.dumps(results), None
         said = "".join(f" {result['name']}={result['value']!r}" for result in results
                        if result["name"] != "data")
         with cls.changing(workflowrun, now) as run:
             for task in run.tasks:
                 if task.topic == topic and task.outcome is None:
-                    task.take_callback(status, text, said, now)
+                    task.take_callback(status, kept or text, said, now)
+                    kept = kept or str(task.position)  # the others find it there: stored once
         tasks = run.tasks_on(topic)
         if all(task.outcome != status for task in tasks):
             ends = ", ".join(f"{task.name} {task.outcome}" for task in tasks)
@@ -292,7 +293,7 @@ class TaskRun(TaskLife, Table):
     start_time = BigIntegerField(null=True)
     end_time = BigIntegerField(null=True)
     callback_status = CharField(null=True, max_length=9)  # kept from before the start, if need be
-    callback_results = TextField(null=True)  # JSON
+    callback_results = TextField(null=True)  # JSON, or the position of the task that has it
     message = TextField(null=True)  # for whoever decides
     resolvers_json = TextField(column_name="resolvers", null=True)  # who may end it
 
@@ -309,13 +310,22 @@ class TaskRun(TaskLife, Table):
         return self.resolvers_json and parsed(self.resolvers_json)
 
     @property
+    def answer_text(self):
+        """What the callback brought, as JSON, whether the task has ended with it yet or not."""
+        text = self.callback_results or "[]"
+        return self.run.tasks[int(text)].callback_results if text.isdigit() else text
+
+    @property
     def answer(self):
-        """What the callback brought, whether the task has ended with it yet or not."""
-        return json.loads(self.callback_results) if self.callback_results else []
+        return json.loads(self.answer_text)
+
+    @property
+    def has_results(self):
+        return self.callback_results is not None and self.status in (SUCCEEDED, FAILED)
 
     @property
     def results(self):
-        return self.answer if self.status in (SUCCEEDED, FAILED) else []
+        return self.answer if self.has_results else []
 
 
 # What every request runs, with parameters that take their values from a row's columns.

@@ -6,6 +6,7 @@ import contextlib
 import heapq
 import itertools
 import logging
+import time
 from collections import defaultdict
 
 from peewee import Case, fn
@@ -13,7 +14,7 @@ from peewee import Case, fn
 from models import TaskRun, Workflow, WorkflowRun
 from runs.conditions import conditions_of, is_enabled, unmet
 from runs.refusals import Ambiguous, Conflict, Denied, NotFound
-from runs.words import CANCELLED, RUNNING, WAITING
+from runs.words import CANCELLED, RUNNING, WAITING, in_words
 from storage import database
 
 log = logging.getLogger("signalbox")
@@ -82,8 +83,8 @@ def expire_overdue(now):
 
 
 def overview(now):
-    """Numbers for whoever looks after the service: (runs by status, how many tasks wait by age,
-    how many runs are overdue, the oldest run that is under way or None)."""
+    """Facts for whoever looks after the service, by name: runs by status, how many tasks wait by
+    age, the oldest run that is under way or None, and how the database does."""
     by_status = dict(WorkflowRun.select(WorkflowRun.status, fn.COUNT(WorkflowRun.number)).group_by(
         WorkflowRun.status).tuples())
     age = now - TaskRun.start_time
@@ -94,7 +95,12 @@ def overview(now):
     overdue = WorkflowRun.select().where(WorkflowRun.due <= now).count()
     oldest = WorkflowRun.select().where(
         WorkflowRun.status == RUNNING).order_by(WorkflowRun.number).first()
-    return by_status, dict(zip(AGES, map(int, waiting))), overdue, oldest
+    began = time.perf_counter()
+    probe()
+    return {"bytes": database.size(), "schema": database.newest_version,
+            "milliseconds to write": round((time.perf_counter() - began) * 1000, 1),
+            "runs": by_status, "overdue": overdue, "waiting": dict(zip(AGES, map(int, waiting))),
+            "oldest": oldest and {"age": in_words(now - oldest.start_time), "id": oldest.id}}
 
 
 def route(delivery, may_start, identified):

@@ -10,9 +10,9 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound as NoS
 from werkzeug.http import HTTP_STATUS_CODES
 
 from runs.refusals import (Ambiguous, BadLink, ConditionsNotMet, Conflict, Denied, Expired,
-                           NotFound, PayloadDiffers, Refused, TriggerDisabled, one_line)
+                           NotFound, PayloadDiffers, Refused, TriggerDisabled)
 from runs.words import in_words
-from storage import UNAVAILABLE
+from storage import UNAVAILABLE, why
 from web import logs
 
 log = logging.getLogger("signalbox")
@@ -148,7 +148,7 @@ def skipped(error):
 
 def unavailable(error):
     return problem(503, "the database is busy or away; send it again", {"Retry-After": "1"},
-                   reason=f"database unavailable: {one_line(error)}")
+                   reason=f"database unavailable: {why(error)}")
 
 
 def log_exception(exc_info):
