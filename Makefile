@@ -1,21 +1,19 @@
 # make run · make test · make lint · make audit · make bench · make soak: each makes what it needs in .venv by itself.
 PYTHON ?= python3
-HOST ?= 127.0.0.1
-PORT ?= 8000
-export HOST PORT
+ADDRESS := $(if $(findstring :,$(HOST)),[$(HOST)],$(or $(HOST),127.0.0.1)):$(or $(PORT),8000)
 BIN := .venv/bin
 
 .PHONY: run test lint audit bench soak clean
 
 run: .venv/run
 	@test "$$($(BIN)/flask workflow list --json)" != "[]" || $(BIN)/flask workflow apply workflows/release.json
-	@echo "Signalbox listens on http://$(HOST):$(PORT) (Ctrl-C stops it). Start a first run from another terminal:"
+	@echo "Signalbox starts (Ctrl-C stops it). Once it says 'Listening at', start a first run from another terminal:"
 	@echo
-	@echo "  curl -d '{\"version\": \"1.2\"}' -H 'Content-Type: application/json'$${ACCESS_TOKENS:+ -H 'Authorization: Bearer TOKEN'} 'http://$(HOST):$(PORT)/api/v2/webhook?workflow=release'"
+	@echo "  curl -d '{\"version\": \"1.2\"}' -H 'Content-Type: application/json'$${ACCESS_TOKENS:+ -H 'Authorization: Bearer TOKEN'} 'http://$(ADDRESS)/api/v2/webhook?workflow=release'"
 	@echo
 	@echo "What comes next: README.md, 'Your first run'."
 	@echo
-	@exec $(BIN)/gunicorn wsgi:app
+	@[ -n "$$WEB_CONCURRENCY" ] || unset WEB_CONCURRENCY; exec $(BIN)/gunicorn wsgi:app
 
 test: .venv/dev
 	$(BIN)/python -m pytest -m "not alone" -n 2 --dist loadfile --no-loadscope-reorder

@@ -1,15 +1,18 @@
 """The application: its settings, and the four views. Each reads, calls one method, answers."""
+import logging
 import os
 import re
 import sys
 import time
+from difflib import get_close_matches
 
-from flask import Blueprint, Flask, g, request
-from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
+from flask import Blueprint, Flask, appcontext_pushed, g, request
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, pre_load, validate
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 import cli
 import storage
+import upkeep
 from models import STEPS, TABLES, Workflow, WorkflowRun
 from runs.refusals import Unusable
 from runs.words import ANSWERS
@@ -46,6 +49,7 @@ def post_callback():
 def get_callback():
     """Resolve a topic of a run, without a payload; ask a person first (contract 4.4, 8)."""
     doors.refuse_prefetch()
+    doors.refuse_foreign_part()
     query = reading.callback_query()
     if doors.setting("CONFIRM_LINKS") and (g.caller.link or answers.wants_page()):
         return callback_page(query)
@@ -68,7 +72,7 @@ def start(name, delivery):
     if name is not None:
         workflow, routed = g.caller.workflow or Workflow.named(name), False
     else:
-        workflow, routed = Workflow.choose(delivery, g.caller.may_start, reading.identified)
+        workflow, routed = upkeep.route(delivery, g.caller.may_start, reading.identified)
     delivery = reading.identified(delivery, workflow)
     return dump_run(WorkflowRun.start(workflow, delivery, routed, doors.now()))
 
@@ -84,6 +88,8 @@ def handshake(name, payload):
         return None
     if name and not g.caller.workflow:
         Workflow.named(name)  # raises NotFound
+    if "status" in hello:
+        answers.note(logging.INFO, "skipped", 200, hello["statusMessage"])
     return hello
 
 
@@ -119,6 +125,9 @@ def whole_number(default, least):
                           validate=validate.Range(min=least, error=message))
 
 
+GUARDS = ("ACCESS_TOKENS", "SECRET_KEY")  # without them doors are open, or links not there
+
+
 class Settings(Schema):
     """The environment variables of contract section 6."""
     class Meta:
@@ -139,6 +148,22 @@ class Settings(Schema):
                             require_tld=False, error_messages={"invalid": "must be an http URL"},
                             validate=validate.ContainsNoneOf("?#", error="must end with a path"))
 
+    @pre_load
+    def leave_out_empty(self, environ, **kwargs):
+        """An empty variable counts as unset; one that is nearly a guard's would go unseen."""
+        given = {name: value for name, value in environ.items() if value}
+        for name in given.keys() - set(GUARDS):
+            near = get_close_matches(name.upper().replace("-", "_"), GUARDS, n=1, cutoff=0.9)
+            if near and near[0] not in given:
+                raise ValidationError(f"nothing reads it; rename it to {near[0]}", name)
+        return given
+
+
+def address(settings):
+    """Where the service listens, as a URL and gunicorn write it."""
+    host, port = settings["HOST"], settings["PORT"]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
 
 def utc_now():
     """Milliseconds since 1970."""
@@ -151,14 +176,18 @@ def create_app(environ=os.environ, clock=utc_now):
     settings = load_settings(environ)
     app.config.update(SETTINGS=settings, ENVIRON=environ, CLOCK=clock)
     is_command = "FLASK_RUN_FROM_CLI" in environ and "run" not in sys.argv
-    open_database(settings["DATABASE_URL"], is_command)
+    opened = open_database(settings["DATABASE_URL"], is_command)
+    appcontext_pushed.connect(lambda *args, **more: storage.database.use(opened), app, weak=False)
     app.json.sort_keys = False
     app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
     app.url_map.merge_slashes = False  # `//` would answer with a redirect, in HTML
     if proxies := settings["TRUSTED_PROXIES"]:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies, x_host=proxies)
     app.before_request(doors.identify)
+    app.before_request(doors.wait_for_turn)
+    app.teardown_request(doors.end_turn)
     app.after_request(answers.add_headers)
+    app.log_exception = answers.log_exception
     for error, handler in answers.ERROR_HANDLERS.items():
         app.register_error_handler(error, handler)
     app.register_blueprint(api)
@@ -182,10 +211,12 @@ def open_database(url, is_command):
     """Let the models use the database of the URL, and make it ready, unless it is busy or away:
     whoever needs it tries again, and says what is wrong. Raises Unusable."""
     try:
-        storage.database.initialize(storage.open_database(url, TABLES, STEPS))
+        opened = storage.open_database(url, TABLES, STEPS)
+        storage.database.initialize(opened)
         if not is_command:  # which does so itself, if it needs the database
-            storage.database.prepare()
+            opened.prepare()
     except storage.UNREACHABLE:
         pass
     except (ValueError, TypeError) as error:
         raise Unusable(f"DATABASE_URL: {error}") from error
+    return opened

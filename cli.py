@@ -1,13 +1,11 @@
 """`flask workflow …` and `flask workflowrun …`: how people operate the service."""
 import contextlib
-import logging
-import os
 import sys
 import time
 
 import click
 from flask import current_app
-from flask.cli import AppGroup, with_appcontext
+from flask.cli import with_appcontext
 from marshmallow import ValidationError
 
 import storage
@@ -15,56 +13,20 @@ import upkeep
 from definitions import DEFINITION, read
 from models import STEPS, TABLES, Workflow, WorkflowRun
 from runs.conditions import Delivery
-from runs.refusals import Conflict, NotFound, Refused, Unusable, did_you_mean, one_line
+from runs.refusals import did_you_mean
 from runs.strictjson import parse_object
-from runs.words import ANSWERS, ENDED, RUN_STATUSES, SUCCEEDED, WEBHOOK, in_words
+from runs.words import ANSWERS, ENDED, RUN_STATUSES, SUCCEEDED, WEBHOOK
 from schemas import dump_run
 from storage.copy import copy
-from terminal import (Duration, callback_url, columns, graph, lines_of, listing, plain, print_json,
+from terminal import (Contents, Duration, Group, callback_url, columns, echo,
+                      escape_what_is_not_encodable, lines_of, listing, plain, print_json, refusal,
                       report, table, tell, tree, trial, waits_for)
 from web.cloudevents import CLOUD_EVENT
 from web.signatures import sign_link
 
 __version__ = "1.1.0"  # setup.cfg takes it from here
-log = logging.getLogger("signalbox")
 
 POLL_SECONDS = 0.2
-
-
-class Command(click.Command):
-    """A command that uses the database, and says what a mistyped name may have meant."""
-
-    def invoke(self, ctx):
-        storage.database.prepare()
-        try:
-            return super().invoke(ctx)
-        except NotFound as error:
-            typed = ctx.params.get("run_id") or ctx.params.get("name", "")
-            column = WorkflowRun.id if ctx.params.get("run_id") else Workflow.name
-            near = did_you_mean(typed, upkeep.known(column, typed) + upkeep.known(column))
-            refusal = click.ClickException(f"{error}{near}")
-            refusal.exit_code = 2 if self.name == "wait" else 1
-            raise refusal from error
-
-
-class Group(AppGroup):
-    """Commands whose refusals are one line on standard error and exit code 1."""
-    command_class = Command
-
-    def invoke(self, ctx):
-        if os.environ.get("NO_COLOR"):  # https://no-color.org
-            ctx.color = False
-        if sys.stderr.isatty():
-            log.setLevel(logging.WARNING)  # what a command prints is enough for a person
-        try:
-            return super().invoke(ctx)
-        except (Refused, Unusable) as error:
-            raise click.ClickException(str(error)) from error
-        except ValidationError as error:
-            raise click.ClickException("; ".join(lines_of(error.normalized_messages()))) from error
-        except storage.BROKEN as error:
-            raise click.ClickException(
-                f"the database cannot be used now: {one_line(error)}") from error
 
 
 def now():
@@ -92,7 +54,7 @@ def workflow():
 
 
 @workflow.command("apply")
-@click.argument("files", metavar="FILE…", nargs=-1, required=True, type=click.File("rb"))
+@click.argument("files", metavar="FILE…", nargs=-1, required=True, type=Contents("rb"))
 def workflow_apply(files):
     """Load workflow definitions from JSON files (- is standard input): all of them, or none.
 
@@ -101,39 +63,38 @@ def workflow_apply(files):
     """
     definitions = load_definitions(files, "nothing was applied; correct the lines above")
     for name, version, outcome in Workflow.apply(definitions):
-        click.echo(f"{outcome} {name} (version {version})")
+        echo(f"{outcome} {name} (version {version})")
 
 
 @workflow.command("check", cls=click.Command)
-@click.argument("files", metavar="FILE…", nargs=-1, required=True, type=click.File("rb"))
+@click.argument("files", metavar="FILE…", nargs=-1, required=True, type=Contents("rb"))
 def workflow_check(files):
     """Say what is wrong with workflow definitions, and store nothing.
 
     It needs no database. Exit code: 0 all can be applied, 1 a line for each mistake.
     """
     for definition in load_definitions(files, "correct the lines above"):
-        click.echo(f"valid {definition['name']}")
+        echo(f"valid {definition['name']}")
 
 
 def load_definitions(files, otherwise):
     """The definitions in the files; every mistake is printed before any ends the command."""
     definitions, mistakes = {}, []
-    for file in files:
-        name = getattr(file, "name", "<stdin>")
+    for file, content in files:
         try:
-            loaded, unknown = read(file.read())
+            loaded, unknown = read(content)
         except ValidationError as error:
-            mistakes += [f"{name}: {line}" for line in lines_of(error.normalized_messages())]
+            mistakes += [f"{file}: {line}" for line in lines_of(error.normalized_messages())]
             continue
         if unknown:
-            click.echo(plain(f"{name}: not known, so left out: {', '.join(unknown)}"), err=True)
+            echo(plain(f"{file}: not known, so left out: {', '.join(unknown)}"), err=True)
         for definition in loaded:
             if definition["name"] in definitions:
-                mistakes.append(f"{name}: name: {definition['name']} is defined twice")
+                mistakes.append(f"{file}: name: {definition['name']} is defined twice")
             definitions[definition["name"]] = definition
     if mistakes:
-        click.echo("\n".join(map(plain, mistakes)), err=True)
-        raise click.ClickException(otherwise)
+        echo("\n".join(map(plain, mistakes)), err=True)
+        raise refusal(otherwise)
     return definitions.values()
 
 
@@ -145,32 +106,22 @@ def workflow_list(as_json):
     if as_json:
         return print_json([DEFINITION.dump(workflow.content) for workflow in workflows])
     if not workflows:
-        return click.echo("no workflows yet; load one: flask workflow apply workflows/release.json")
-    click.echo(table(["NAME", "VERSION", "TASKS", "DISPLAY NAME"], [
+        return echo("no workflows yet; load one: flask workflow apply workflows/release.json")
+    echo(table(["NAME", "VERSION", "TASKS", "DISPLAY NAME"], [
         [workflow.name, workflow.version, len(workflow.content["tasks"]),
          workflow.content.get("display_name", "")] for workflow in workflows], columns()))
 
 
 @workflow.command("show")
 @name_argument
-@click.option("--graph", "as_graph", is_flag=True, help="A Mermaid flowchart of its tasks instead.")
-@click.option("--run", "run_id", metavar="ID", shell_complete=completing(WorkflowRun.id),
-              help="The flowchart of this run, with its tasks' states.")
-def workflow_show(name, as_graph, run_id):
+def workflow_show(name):
     """Print a workflow's definition, ready to be changed and applied again."""
-    if run_id:
-        run = WorkflowRun.find(run_id, now())
-        if run.workflow_ref != name:
-            raise Conflict(f"run {run_id} is one of workflow {run.workflow_ref}; name that one")
-        return click.echo(graph([{"name": task.name, "dependencies": task.dependencies,
-                                  "status": task.status} for task in run.tasks]))
-    content = Workflow.named(name).content
-    click.echo(graph(content["tasks"])) if as_graph else print_json(DEFINITION.dump(content))
+    print_json(DEFINITION.dump(Workflow.named(name).content))
 
 
 @workflow.command("try")
 @name_argument
-@click.option("--payload", "file", metavar="FILE", type=click.File("rb"), required=True,
+@click.option("--payload", "file", metavar="FILE", type=Contents("rb"), required=True,
               help="The JSON object that would arrive; - is standard input.")
 @click.option("--event", "is_event", is_flag=True, help="It is a CloudEvent in structured mode.")
 @click.option("--header", "headers", multiple=True, help="Such as 'X-GitHub-Event: push'.")
@@ -179,7 +130,7 @@ def workflow_try(name, file, is_event, headers):
 
     Exit code: 0 it would start, 1 it would not.
     """
-    payload = parse_object(file.read(), "file")
+    payload = parse_object(file[1], "file")
     if any(":" not in header for header in headers):
         raise click.BadParameter("write 'X-GitHub-Event: push'", param_hint="--header")
     given = {name.strip().lower(): value.strip()
@@ -187,7 +138,7 @@ def workflow_try(name, file, is_event, headers):
     delivery = (Delivery.of_event(CLOUD_EVENT.load(payload), headers=given) if is_event
                 else Delivery(WEBHOOK, {"data": payload}, headers=given))
     starts, why = trial(Workflow.named(name).content, delivery)
-    click.echo(why)
+    echo(why)
     sys.exit(0 if starts else 1)
 
 
@@ -197,7 +148,7 @@ def workflow_try(name, file, is_event, headers):
 def workflow_delete(name, force):
     """Remove a workflow; its ended runs stay until they are purged."""
     cancelled = upkeep.remove_workflow(name, force, now())
-    click.echo(f"deleted {name}" + (f", cancelled {cancelled} runs" if cancelled else ""))
+    echo(f"deleted {name}" + (f", cancelled {cancelled} runs" if cancelled else ""))
 
 
 @click.group(cls=Group)
@@ -219,8 +170,8 @@ def workflowrun_list(workflow_ref, status, limit, as_json):
     if as_json:
         return print_json([dump_run(run) for run in runs])
     if not runs:
-        return click.echo("no such runs" + did_you_mean(workflow_ref, upkeep.known(Workflow.name)))
-    click.echo(listing(runs, columns()))
+        return echo("no such runs" + did_you_mean(workflow_ref, upkeep.known(Workflow.name)))
+    echo(listing(runs, columns()))
 
 
 @workflowrun.command("show")
@@ -230,8 +181,8 @@ def workflowrun_show(run_id, as_json):
     """Draw a run and what it waits for; where no person looks on, print it as JSON."""
     run = WorkflowRun.find(run_id, now())
     if as_json or not columns():
-        return print_json(dump_run(run))
-    click.echo(tree(run, current_app.config["SETTINGS"]))
+        return print_json(dump_run(run, bound=None))
+    echo(tree(run, current_app.config["SETTINGS"]))
 
 
 @workflowrun.command("wait")
@@ -242,22 +193,33 @@ def workflowrun_wait(run_id, timeout):
     """Wait until a run ends, and print it.
 
     Exit code: 0 it succeeded, 1 it ended otherwise, 124 it still runs at the timeout, 2 there is no
-    such run.
+    such run, 3 it cannot be told, 130 Ctrl-C. A database that is busy or away is asked again.
     """
     if timeout is not None and not timeout >= 0:
         raise click.BadParameter("nan is no number of seconds", click.get_current_context())
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = time.monotonic() + (1e9 if timeout is None else timeout)
+    run = trouble = None
     try:
-        while (run := WorkflowRun.find(run_id, now())).status not in ENDED:
-            tell(f"waiting for {waits_for(run)}")
-            left = POLL_SECONDS if deadline is None else deadline - time.monotonic()
+        while run is None or run.status not in ENDED:
+            try:
+                storage.database.prepare()
+                run, trouble = WorkflowRun.find(run_id, now()), None
+                tell(f"waiting for {waits_for(run)}")
+            except storage.AWAY as error:
+                if trouble is None:
+                    echo(f"the database is asked again: {storage.why(error)}", err=True)
+                trouble = error
+            left = deadline - time.monotonic()
             if left <= 0:
                 break
             time.sleep(min(POLL_SECONDS, left))
+    except KeyboardInterrupt:
+        sys.exit(130)
     finally:
         tell("")
-    print_json(dump_run(run))
-    sys.exit(0 if run.status == SUCCEEDED else 1 if run.status in ENDED else 124)
+    if run:
+        print_json(dump_run(run, bound=None))
+    sys.exit(124 if not run or run.status not in ENDED else 0 if run.status == SUCCEEDED else 1)
 
 
 @workflowrun.command("cancel")
@@ -265,7 +227,7 @@ def workflowrun_wait(run_id, timeout):
 def workflowrun_cancel(run_id):
     """End a run and its open tasks as cancelled."""
     WorkflowRun.cancel(run_id, now())
-    click.echo(f"cancelled {run_id}")
+    echo(f"cancelled {run_id}")
 
 
 @workflowrun.command("link")
@@ -274,8 +236,8 @@ def workflowrun_cancel(run_id):
 @click.option("--status", metavar="S", type=click.Choice(ANSWERS, case_sensitive=False),
               help="succeeded or failed; left out, the page asks.")
 @click.option("--by", metavar="NAME", help="Whom the link is for; recorded with the answer.")
-@click.option("--expires", metavar="DURATION", type=Duration(), default="7d", show_default=True,
-              help="How long the link works.")
+@click.option("--expires", metavar="DURATION", type=Duration(least=1), default="7d",
+              show_default=True, help="How long the link works.")
 def workflowrun_link(run_id, topic, status, by, expires):
     """Print a signed link that lets a person resolve a topic, for an e-mail.
 
@@ -285,14 +247,14 @@ def workflowrun_link(run_id, topic, status, by, expires):
     if by is not None and not (by.isprintable() and 1 <= len(by) <= 255):
         raise click.BadParameter("must be 1 to 255 printable characters", param_hint="--by")
     if not settings["SECRET_KEY"]:
-        raise click.ClickException("set SECRET_KEY, here and for the service, to a random text "
-                                   "such as `openssl rand -hex 32` prints: it signs links")
+        raise refusal("set SECRET_KEY, here and for the service, to a random text such as "
+                      "`openssl rand -hex 32` prints: it signs links")
     WorkflowRun.find(run_id, now()).tasks_on(topic)  # raises NotFound
     link = {"workflowrun": run_id, "topic": topic, "status": status, "by": by,
             "expires": str(now() // 1000 + expires)}
     link = {name: value for name, value in link.items() if value is not None}
     link["signature"] = sign_link(settings["SECRET_KEY"], link)
-    click.echo(callback_url(settings, link))
+    echo(callback_url(settings, link))
 
 
 @workflowrun.command("expire")
@@ -301,7 +263,7 @@ def workflowrun_link(run_id, topic, status, by, expires):
 def workflowrun_expire(ahead):
     """Time out what is overdue, in every run (for cron or a systemd timer)."""
     touched = upkeep.expire_overdue(now() + ahead * 1000)
-    click.echo(f"runs with something overdue: {touched}")
+    echo(f"runs with something overdue: {touched}")
 
 
 @workflowrun.command("purge")
@@ -314,7 +276,7 @@ def workflowrun_purge(older_than):
         count += batch
         tell(f"purged {count} runs …")
     tell("")
-    click.echo(f"purged {count} runs")
+    echo(f"purged {count} runs")
 
 
 @click.group(cls=Group)
@@ -323,12 +285,12 @@ def db():
 
 
 @db.command("backup")
-@click.argument("file", type=click.Path(dir_okay=False))
+@click.argument("file")
 def db_backup(file):
     """Copy the database to a new file, as of now, while the service goes on."""
     storage.database.backup(file)
-    click.echo(f"saved {file}; to restore it, stop the service, remove the database with its -wal "
-               "and -shm files, and put this in its place")
+    echo(f"saved {plain(file)}; to restore it, stop the service, remove the database with "
+         "its -wal and -shm files, and put this in its place")
 
 
 @db.command("copy")
@@ -347,34 +309,29 @@ def db_copy(source, target):
             counts[name] = count
             tell(f"{name}: {count} rows …")
     except (ValueError, TypeError) as error:
-        raise click.ClickException(str(error)) from error
+        raise refusal(str(error)) from error
     tell("")
-    click.echo("copied " + (", ".join(f"{count} rows of {table}" for table, count in counts.items())
-                            or "nothing: the source is empty"))
+    rows = ", ".join(f"{count} rows of {table}" for table, count in counts.items())
+    echo(f"copied {rows or 'nothing: the source is empty'}")
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="The same for programs.")
 @with_appcontext
 def status(as_json):
-    """Say whether the service is well: exit 0, or 1 when its database cannot be used.
+    """Say whether the service's database is well: exit 0, or 1 when it cannot be used.
 
-    The write is a probe: a transaction that is rolled back.
+    The process that answers requests is not looked at. The write is a probe: it is rolled back.
     """
+    escape_what_is_not_encodable()
     try:
         storage.database.prepare()
-        runs, waiting, overdue, oldest = upkeep.overview(now())
-        began = time.perf_counter()
-        upkeep.probe()
-        facts = {"database": "ok", "bytes": storage.database.size(),
-                 "schema": storage.database.newest_version,
-                 "milliseconds to write": round((time.perf_counter() - began) * 1000, 1),
-                 "version": __version__, "runs": runs, "overdue": overdue,
-                 "waiting": waiting,
-                 "oldest": oldest and {"age": in_words(now() - oldest.start_time), "id": oldest.id}}
+        facts = {"database": "ok", "version": __version__, **upkeep.overview(now())}
     except storage.BROKEN as error:
-        facts = {"database": f"cannot be used: {one_line(error)}"}
-    print_json(facts) if as_json else click.echo(report(facts, columns()))
+        facts = {"database": f"cannot be used: {storage.why(error)}"}
+    facts["looked at"] = (f"the database {storage.database.database} alone; the process that "
+                          "answers requests is not seen from here")
+    print_json(facts) if as_json else echo(report(facts, columns()))
     sys.exit(0 if facts["database"] == "ok" else 1)
 
 

@@ -11,9 +11,9 @@ from functools import lru_cache
 from peewee import (AutoField, BigIntegerField, BooleanField, CharField, CompositeKey,
                     ForeignKeyField, IntegerField, OperationalError, TextField)
 
-from runs.conditions import conditions_of, correlated, filled_task, is_enabled, unmet
+from runs.conditions import correlated, filled_task, is_enabled, unmet
 from runs.life import RunLife, TaskLife, new_id
-from runs.refusals import (Ambiguous, ConditionsNotMet, Conflict, Denied, NotFound, PayloadDiffers,
+from runs.refusals import (ConditionsNotMet, Conflict, NotFound, PayloadDiffers,
                            TriggerDisabled)
 from runs.strictjson import same_json
 from runs.words import CANCELLED, ENDED, FAILED, NOT_STARTED, RUNNING, SUCCEEDED, WAITING
@@ -54,40 +54,6 @@ class Workflow(Table):
         """Whether it is stored as it is here; it stays so until the transaction ends."""
         return [stored.__data__ for stored in WORKFLOW_TO_START.fetch(name=self.name)] == [
             self.__data__]
-
-    @classmethod
-    def choose(cls, delivery, may_start, identified):
-        """The workflow of a delivery that names none, and whether its conditions had to find it.
-
-        That is the one named by the event's subject, the one that the same delivery found before,
-        or the only one with conditions that takes it, of those that its sender may start.
-        `identified` is the delivery under the id by which a workflow knows it, a function of both.
-        Raises NotFound, Ambiguous, Denied.
-        """
-        named = cls.known(delivery.subject)
-        keys = {} if named else {
-            workflow.name: identified(delivery, workflow).key for workflow in cls.select()}
-        routed = next((cls.known(name) for name, key in WorkflowRun.select(
-            WorkflowRun.workflow_ref, WorkflowRun.delivery_key).where(
-            WorkflowRun.delivery_key.in_({*keys.values()} - {None}), WorkflowRun.routed).tuples()
-            if keys.get(name) == key), None)
-        known = named or routed
-        candidates = [known] if known else [
-            workflow for workflow in cls.select().order_by(cls.name)
-            if is_enabled(workflow.content, delivery.trigger)
-            and conditions_of(workflow.content, delivery.trigger)]
-        allowed = [workflow for workflow in candidates if may_start(workflow)]
-        willing = [workflow for workflow in allowed
-                   if known or not unmet(workflow.content, delivery)]
-        if len(willing) == 1:
-            return willing[0], not named
-        if willing:
-            names = ", ".join(workflow.name for workflow in willing)
-            raise Ambiguous(f"several workflows take this: {names}; choose with ?workflow=NAME")
-        if len(allowed) < len(candidates):
-            raise Denied("it is not signed, as workflows that it may be meant for need it")
-        raise NotFound(f"no workflow's {delivery.trigger} trigger takes this; "
-                       "name one with ?workflow=NAME")
 
     @classmethod
     def apply(cls, definitions):
@@ -165,13 +131,14 @@ class WorkflowRun(RunLife, Table):
 
         Raises NotFound for an unknown run or topic, Conflict when every task has ended otherwise.
         """
-        text = json.dumps(results)
+        text, kept = json.dumps(results), None
         said = "".join(f" {result['name']}={result['value']!r}" for result in results
                        if result["name"] != "data")
         with cls.changing(workflowrun, now) as run:
             for task in run.tasks:
                 if task.topic == topic and task.outcome is None:
-                    task.take_callback(status, text, said, now)
+                    task.take_callback(status, kept or text, said, now)
+                    kept = kept or str(task.position)  # the others find it there: stored once
         tasks = run.tasks_on(topic)
         if all(task.outcome != status for task in tasks):
             ends = ", ".join(f"{task.name} {task.outcome}" for task in tasks)
@@ -227,8 +194,8 @@ class WorkflowRun(RunLife, Table):
         for first in FIRST_OF_DELIVERY.fetch(delivery_key=delivery.key, workflow_ref=workflow.name):
             if delivery.same_payload and not same_json(first.params["data"],
                                                        delivery.arrived["data"]):
-                raise PayloadDiffers(f"this Idempotency-Key came with another payload in run "
-                                     f"{first.id}; use a new key for a new payload")
+                raise PayloadDiffers("this Idempotency-Key came with another payload before; use "
+                                     "a new key for a new payload")
             with contextlib.suppress(NotFound):  # it was purged meanwhile
                 return cls.find(first.id, now)
 
@@ -326,7 +293,7 @@ class TaskRun(TaskLife, Table):
     start_time = BigIntegerField(null=True)
     end_time = BigIntegerField(null=True)
     callback_status = CharField(null=True, max_length=9)  # kept from before the start, if need be
-    callback_results = TextField(null=True)  # JSON
+    callback_results = TextField(null=True)  # JSON, or the position of the task that has it
     message = TextField(null=True)  # for whoever decides
     resolvers_json = TextField(column_name="resolvers", null=True)  # who may end it
 
@@ -343,13 +310,22 @@ class TaskRun(TaskLife, Table):
         return self.resolvers_json and parsed(self.resolvers_json)
 
     @property
+    def answer_text(self):
+        """What the callback brought, as JSON, whether the task has ended with it yet or not."""
+        text = self.callback_results or "[]"
+        return self.run.tasks[int(text)].callback_results if text.isdigit() else text
+
+    @property
     def answer(self):
-        """What the callback brought, whether the task has ended with it yet or not."""
-        return json.loads(self.callback_results) if self.callback_results else []
+        return json.loads(self.answer_text)
+
+    @property
+    def has_results(self):
+        return self.callback_results is not None and self.status in (SUCCEEDED, FAILED)
 
     @property
     def results(self):
-        return self.answer if self.status in (SUCCEEDED, FAILED) else []
+        return self.answer if self.has_results else []
 
 
 # What every request runs, with parameters that take their values from a row's columns.

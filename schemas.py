@@ -112,11 +112,21 @@ class DeliveryHeaders(Schema):
 
 # The WorkflowRun (contract 4.6)
 
-def dump_run(run):
-    """The WorkflowRun as JSON has it; keys without a value are left out.
+ANSWER_BOUND = 4_000_000  # characters of results in an answer
+
+
+def dump_run(run, bound=ANSWER_BOUND):
+    """The WorkflowRun as JSON has it; keys without a value are left out, and so are the results
+    that no longer fit into the bound: a task has `resultsOmitted` in their place.
 
     Plain code, as what goes out was checked when it came in: marshmallow took a tenth of a request.
     """
+    results, left = [], bound
+    for task in run.tasks:
+        left = left if left is None or not task.has_results else left - len(task.answer_text)
+        fits = left is None or left >= 0
+        results.append({"results": task.results} if fits or not task.has_results else {
+            "results": [], "resultsOmitted": True})
     return {"id": run.id, "workflowRef": run.workflow_ref,
             **present("workflowDisplayName", run.workflow_display_name),
             "workflowVersion": run.workflow_version, "trigger": run.trigger, **dump_timed(run),
@@ -125,7 +135,7 @@ def dump_run(run):
             "tasks": [{"id": task.id, "name": task.name, "type": EVENT_WAIT, **dump_timed(task),
                        **present("message", task.message),
                        "params": [{"name": "topic", "value": task.topic}],
-                       "results": task.results} for task in run.tasks]}
+                       **brought} for task, brought in zip(run.tasks, results)]}
 
 
 def dump_timed(part):

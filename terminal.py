@@ -1,5 +1,8 @@
-"""How runs and workflows look on a terminal and as a Mermaid diagram: objects in, text out."""
+"""What people see and type on a terminal: objects in, text out; refusals in one line, escapes."""
+import codecs
 import json
+import logging
+import os
 import re
 import shlex
 import shutil
@@ -8,32 +11,137 @@ from collections import defaultdict
 from urllib.parse import urlencode
 
 import click
+from flask.cli import AppGroup
+from marshmallow import ValidationError
 
+import storage
+import upkeep
+from models import Workflow, WorkflowRun
 from runs.conditions import MISSING, evaluate, filled_task, in_text, is_enabled
+from runs.refusals import NotFound, Refused, Unusable, did_you_mean
 from runs.words import (CANCELLED, FAILED, NOT_STARTED, RUNNING, SKIPPED, SUCCEEDED, TIMED_OUT,
                         WAITING)
 
+log = logging.getLogger("signalbox")
+
 SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
-#: For each status a mark, a terminal's colour, and a diagram's fill.
-LOOKS = {NOT_STARTED: ("○", "bright_black", "#e8e8e8"), WAITING: ("●", "yellow", "#ffe8a3"),
-         RUNNING: ("●", "yellow", "#ffe8a3"), SUCCEEDED: ("✓", "green", "#bfe8c5"),
-         FAILED: ("✗", "red", "#ffc9c4"), TIMED_OUT: ("!", "red", "#ffc9c4"),
-         SKIPPED: ("–", "bright_black", "#e8e8e8"), CANCELLED: ("×", "bright_black", "#e8e8e8")}
+LARGEST = 100_000_000  # bytes of a file that is read
+#: For each status a mark and a terminal's colour.
+LOOKS = {NOT_STARTED: ("○", "bright_black"), WAITING: ("●", "yellow"), RUNNING: ("●", "yellow"),
+         SUCCEEDED: ("✓", "green"), FAILED: ("✗", "red"), TIMED_OUT: ("!", "red"),
+         SKIPPED: ("–", "bright_black"), CANCELLED: ("×", "bright_black")}
+
+
+def plain(text, kept=""):
+    """The text with JSON's escapes for what would move a terminal's cursor, or change the colours
+    or the order of what it shows."""
+    return re.sub(r"[^ -~]", lambda char: char[0] if char[0].isprintable() or char[0] in kept
+                  else json.dumps(char[0])[1:-1], text)
+
+
+def escape_what_is_not_encodable():
+    """Let what a command prints have escapes for what is not in the terminal's encoding."""
+    codecs.register_error("signalbox", lambda error: (
+        json.dumps(error.object[error.start:error.end])[1:-1], error.end))
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="signalbox")
+
+
+def echo(text, err=False):
+    """Print it. (Left to itself, click writes UTF-8 to a terminal that takes ASCII.)"""
+    click.echo(text, file=sys.stderr if err else sys.stdout)
+
+
+def shown(message):
+    """A message as click may print it."""
+    encoding = sys.stderr.encoding
+    return plain(message, "\n").encode(encoding, "signalbox").decode(encoding)
+
+
+def refusal(message, exit_code=1):
+    """What ends a command with that line."""
+    error = click.ClickException(shown(message))
+    error.exit_code = exit_code
+    return error
 
 
 class Duration(click.ParamType):
     """A whole number and its unit, as seconds."""
     name = "duration"
 
+    def __init__(self, least=0):
+        self.least = least
+
     def convert(self, value, param, ctx):
         match = re.fullmatch(r"(\d{1,9})([smhd])", str(value), re.ASCII)
         if not match:
             self.fail(f"{value!r} is not a whole number and s, m, h or d, such as 30d")
-        return int(match[1]) * SECONDS[match[2]]
+        seconds = int(match[1]) * SECONDS[match[2]]
+        if seconds < self.least:
+            raise refusal(f"{param.opts[0]}: {value} is too short; at least {self.least}s")
+        return seconds
+
+
+class Contents(click.File):
+    """A file, as its name and its bytes."""
+
+    def convert(self, value, param, ctx):
+        file = super().convert(value, param, ctx)
+        try:
+            content = file.read(LARGEST + 1)
+        except OSError as error:
+            self.fail(f"{value!r}: {error.strerror}")
+        if len(content) > LARGEST:
+            self.fail(f"{value!r} has more than {LARGEST} bytes")
+        return value, content
+
+    def fail(self, message, param=None, ctx=None):
+        raise refusal(message)
+
+
+class Command(click.Command):
+    """A command that uses the database, and says what a mistyped name may have meant."""
+
+    def invoke(self, ctx):
+        if self.name != "wait":  # which has patience
+            storage.database.prepare()
+        try:
+            return super().invoke(ctx)
+        except NotFound as error:
+            typed = ctx.params.get("run_id") or ctx.params.get("name", "")
+            column = WorkflowRun.id if ctx.params.get("run_id") else Workflow.name
+            near = did_you_mean(typed, upkeep.known(column, typed) + upkeep.known(column))
+            raise refusal(f"{error}{near}", 2 if self.name == "wait" else 1) from error
+
+
+class Group(AppGroup):
+    """Commands whose refusals are one line on standard error and exit code 1."""
+    command_class = Command
+
+    def invoke(self, ctx):
+        if os.environ.get("NO_COLOR"):  # https://no-color.org
+            ctx.color = False
+        if sys.stderr.isatty():
+            log.setLevel(logging.WARNING)  # what a command prints is enough for a person
+        escape_what_is_not_encodable()
+        try:
+            return super().invoke(ctx)
+        except click.ClickException as error:
+            error.message = shown(error.message)
+            raise
+        except ValidationError as error:
+            message = "; ".join(lines_of(error.normalized_messages()))
+        except (Refused, Unusable, OSError) as error:
+            message = str(error)
+        except UnicodeError:
+            message = "what was typed is not text in UTF-8"
+        except storage.BROKEN as error:
+            message = f"the database cannot be used now: {storage.why(error)}"
+        raise refusal(message, 3 if ctx.invoked_subcommand == "wait" else 1)
 
 
 def print_json(value):
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    echo(plain(json.dumps(value, indent=2, ensure_ascii=False), "\n"))
 
 
 def columns(stream=None):
@@ -53,11 +161,6 @@ def lines_of(messages, path=()):
         return [line for key, value in messages.items()
                 for line in lines_of(value, path if key == "_schema" else (*path, key))]
     return [f"{'.'.join(map(str, path))}: {message}" for message in messages]
-
-
-def plain(text):
-    """The text with a replacement for what would move a terminal's cursor or change its colours."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def age(milliseconds):
@@ -153,23 +256,3 @@ def trial(definition, delivery):
     if starts and "secret_env" in definition:
         lines.append(f"its sender must sign it with {definition['secret_env']}")
     return starts, "\n".join([*lines, "would start" if starts else "would not start"])
-
-
-def graph(tasks):
-    """A Mermaid flowchart of tasks by name with their dependencies, and their status if known."""
-    ids = {task["name"]: f"n{number}" for number, task in enumerate(tasks)}
-    states = defaultdict(list)
-    for task in tasks:
-        states[task.get("status")].append(ids[task["name"]])
-    return "\n".join([
-        "flowchart TD", *(f'  {id}["{label(name)}"]' for name, id in ids.items()),
-        *(f"  {ids[needed['task_ref']]} -->|{needed['execution_condition']}| {ids[task['name']]}"
-          for task in tasks for needed in task["dependencies"]),
-        *(f"  classDef {status} fill:{LOOKS[status][2]},stroke:#555,color:#222\n"
-          f"  class {','.join(nodes)} {status}" for status, nodes in states.items() if status)])
-
-
-def label(text):
-    """The text within Mermaid's quotes: whatever it, HTML or Markdown may read is a code."""
-    return re.sub(r"[^\w .-]|(?<![^\W_])[._-]|[._-](?![^\W_])",
-                  lambda char: f"#{ord(char[0])};", plain(text))

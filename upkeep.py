@@ -1,15 +1,20 @@
-"""Looking after all runs: lists, expiry, purge, numbers. models.py has the life of a single one."""
+"""What concerns all workflows and runs: routing, lists, expiry, purge, numbers.
+
+models.py has the life of a single one.
+"""
 import contextlib
 import heapq
 import itertools
 import logging
+import time
 from collections import defaultdict
 
 from peewee import Case, fn
 
 from models import TaskRun, Workflow, WorkflowRun
-from runs.refusals import Conflict, NotFound
-from runs.words import CANCELLED, RUNNING, WAITING
+from runs.conditions import conditions_of, is_enabled, unmet
+from runs.refusals import Ambiguous, Conflict, Denied, NotFound
+from runs.words import CANCELLED, RUNNING, WAITING, in_words
 from storage import database
 
 log = logging.getLogger("signalbox")
@@ -78,8 +83,8 @@ def expire_overdue(now):
 
 
 def overview(now):
-    """Numbers for whoever looks after the service: (runs by status, how many tasks wait by age,
-    how many runs are overdue, the oldest run that is under way or None)."""
+    """Facts for whoever looks after the service, by name: runs by status, how many tasks wait by
+    age, the oldest run that is under way or None, and how the database does."""
     by_status = dict(WorkflowRun.select(WorkflowRun.status, fn.COUNT(WorkflowRun.number)).group_by(
         WorkflowRun.status).tuples())
     age = now - TaskRun.start_time
@@ -90,7 +95,47 @@ def overview(now):
     overdue = WorkflowRun.select().where(WorkflowRun.due <= now).count()
     oldest = WorkflowRun.select().where(
         WorkflowRun.status == RUNNING).order_by(WorkflowRun.number).first()
-    return by_status, dict(zip(AGES, map(int, waiting))), overdue, oldest
+    began = time.perf_counter()
+    probe()
+    return {"bytes": database.size(), "schema": database.newest_version,
+            "milliseconds to write": round((time.perf_counter() - began) * 1000, 1),
+            "runs": by_status, "overdue": overdue, "waiting": dict(zip(AGES, map(int, waiting))),
+            "oldest": oldest and {"age": in_words(now - oldest.start_time), "id": oldest.id}}
+
+
+def route(delivery, may_start, identified):
+    """The workflow of a delivery that names none, and whether its conditions had to find it.
+
+    That is the one named by the event's subject, the one that the same delivery found before,
+    or the only one with conditions that takes it, of those that its sender may start: a
+    function of a workflow. `identified` is the delivery under the id by which a workflow knows
+    it, a function of both.
+    Raises NotFound, Ambiguous, Denied.
+    """
+    named = Workflow.known(delivery.subject)
+    keys = {} if named else {
+        workflow.name: identified(delivery, workflow).key for workflow in Workflow.select()}
+    routed = next((Workflow.known(name) for name, key in WorkflowRun.select(
+        WorkflowRun.workflow_ref, WorkflowRun.delivery_key).where(
+        WorkflowRun.delivery_key.in_({*keys.values()} - {None}), WorkflowRun.routed).tuples()
+        if keys.get(name) == key), None)
+    known = named or routed
+    candidates = [known] if known else [
+        workflow for workflow in Workflow.select().order_by(Workflow.name)
+        if is_enabled(workflow.content, delivery.trigger)
+        and conditions_of(workflow.content, delivery.trigger)]
+    allowed = [workflow for workflow in candidates if may_start(workflow)]
+    willing = [workflow for workflow in allowed
+               if known or not unmet(workflow.content, delivery)]
+    if len(willing) == 1:
+        return willing[0], not named
+    if willing:
+        names = ", ".join(workflow.name for workflow in willing)
+        raise Ambiguous(f"several workflows take this: {names}; choose with ?workflow=NAME")
+    if len(allowed) < len(candidates):
+        raise Denied("it is not signed, as workflows that it may be meant for need it")
+    raise NotFound(f"no workflow's {delivery.trigger} trigger takes this; "
+                   "name one with ?workflow=NAME")
 
 
 def purge(before):

@@ -1,7 +1,10 @@
 """The entry point: `gunicorn wsgi:app`, and where `flask` finds the application."""
 import logging
+import os
+import sys
 
-from app import create_app
+from app import address, create_app
+from cli import __version__
 from runs.refusals import Unusable, one_line
 from web.logs import Line, rewrite_request
 
@@ -13,4 +16,11 @@ logging.getLogger("werkzeug").addFilter(rewrite_request)
 try:
     app = create_app()
 except Unusable as error:
-    raise SystemExit(f"signalbox cannot start: {one_line(error)}")
+    print(f"signalbox cannot start: {one_line(error)}", file=sys.stderr)
+    raise SystemExit(3 if "wait" in sys.argv[1:3] else 1)  # whose 1 says that a run has ended
+
+if "FLASK_RUN_FROM_CLI" not in os.environ:
+    log, settings = logging.getLogger("signalbox"), app.config["SETTINGS"]
+    log.info("Signalbox %s starts, to listen on http://%s", __version__, address(settings))
+    if not settings["ACCESS_TOKENS"]:
+        log.warning("the doors are open: whoever reaches this address may call; set ACCESS_TOKENS")

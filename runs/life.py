@@ -25,6 +25,12 @@ def new_id(now):
     return base64.b32hexencode(number.to_bytes(20)).decode().lower()
 
 
+def brief(text):
+    """What a stranger wrote, on one line: at most 100 characters, a blank for what none prints."""
+    shown = "".join(char if char.isprintable() else " " for char in text[:101])
+    return shown if len(shown) <= 100 else f"{shown[:99]}…"
+
+
 class Timed:
     """What a run and its tasks share: `run` is the run itself or the task's."""
 
@@ -123,9 +129,9 @@ class RunLife(Timed):
         """What started the run, in words, as far as it tells."""
         event, data = self.params.get("event"), self.params.get("data")
         if self.trigger == EVENT:
-            return f"an event {event['type']} from {event['source']}"
+            return f"an event {brief(event['type'])} from {brief(event['source'])}"
         ref = data.get("ref") if isinstance(data, dict) else None
-        return f"a webhook for {ref}" if isinstance(ref, str) else "a webhook"
+        return f"a webhook for {brief(ref)}" if isinstance(ref, str) else "a webhook"
 
 
 class TaskLife(Timed):

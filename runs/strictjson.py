@@ -8,6 +8,7 @@ from marshmallow import ValidationError
 MAX_DEPTH = 200
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors begin a file with it
 YAML = re.compile(rb"\s*(---|#|- |[\w\"']+:\s)")
+NO_BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+"|[^][{}"]++')
 
 
 def finite(text):
@@ -40,7 +41,7 @@ def parse_json(raw, field="body", decoder=DECODER):
     try:
         text = raw.decode()
         value = decoder.decode(text)
-        if text.count("[") + text.count("{") > MAX_DEPTH and depth(value) > MAX_DEPTH:
+        if text.count("[") + text.count("{") > MAX_DEPTH and depth(text) > MAX_DEPTH:
             raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
@@ -73,14 +74,16 @@ def parse_file(raw):
                               "file") from error
 
 
-def depth(value):
-    """How many arrays and objects stand inside each other."""
-    levels, containers = 0, [value] if isinstance(value, (dict, list)) else []
-    while containers:
-        levels += 1
-        children = [child for container in containers for child in
-                    (container.values() if isinstance(container, dict) else container)]
-        containers = [child for child in children if isinstance(child, (dict, list))]
+def depth(text):
+    """How many arrays and objects stand inside each other in a JSON text.
+
+    On its brackets alone, the innermost pairs first: to walk through the value took as long as to
+    parse it, and half as much memory.
+    """
+    brackets = NO_BRACKETS.sub("", text).replace("{", "[").replace("}", "]")
+    levels = 0
+    while brackets:
+        levels, brackets = levels + 1, brackets.replace("[]", "")
     return levels
 
 

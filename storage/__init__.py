@@ -3,22 +3,50 @@
 Each of the two has: prepare(), writing(), in_batches(), snapshot(), locking(), exclusive(),
 insert(), size(), backup(), is_missing(), renumber(), and how it stores the schema's version.
 """
+import errno
 import sqlite3
+from contextvars import ContextVar
 
 from peewee import (DatabaseError, DatabaseProxy, InterfaceError, InternalError, Model,
                     OperationalError, Value)
 from playhouse import db_url
 
-from runs.refusals import Unusable
+from runs.refusals import Unusable, one_line
 from storage.postgres import Postgres
-from storage.sqlite import Sqlite
+from storage.sqlite import Sqlite, result_code
 
 SCHEMES = {"sqlite": Sqlite, "postgresql": Postgres}
 UNREACHABLE = (OperationalError, InterfaceError, sqlite3.OperationalError)
 #: What a caller may try again later: the database is busy, full or out of reach.
-UNAVAILABLE = (*UNREACHABLE, InternalError, Unusable)
+AWAY = (*UNREACHABLE, InternalError)
+UNAVAILABLE = (*AWAY, Unusable)
 BROKEN = (*UNAVAILABLE, DatabaseError, sqlite3.Error)  # what ends a command with one line
-database = DatabaseProxy()
+FULL = "the disk is full"
+#: What stands behind an error, by SQLite's result code or PostgreSQL's SQLSTATE.
+CAUSES = {sqlite3.SQLITE_FULL: FULL, sqlite3.SQLITE_IOERR: "the disk cannot be written",
+          sqlite3.SQLITE_CORRUPT: "the database is damaged; restore a backup",
+          "53100": FULL, "55P03": "another program holds the database",
+          "57014": "PostgreSQL is too slow", "25006": "PostgreSQL takes no writes"}
+
+
+class Current(DatabaseProxy):
+    """The database of the application that works now, or worked last in this thread."""
+    used, newest = ContextVar("used", default=None), None
+
+    @property
+    def obj(self):
+        return self.used.get() or Current.newest
+
+    def initialize(self, opened):
+        """Use this one from now on; threads that have not used another yet do so too."""
+        Current.newest = opened
+        self.use(opened)
+
+    def use(self, opened):
+        self.used.set(opened)
+
+
+database = Current()
 
 
 class Table(Model):
@@ -46,7 +74,7 @@ class Statement:
     """
 
     def __init__(self, build):
-        self.build, self.built_for = build, None
+        self.build, self.built = build, {}
 
     def run(self, values):
         """Execute it with the values of its parameters, a mapping; the cursor."""
@@ -54,12 +82,14 @@ class Statement:
 
     def bound(self, values):
         """Its SQL, and the values in the order of that."""
-        if self.built_for is not database.obj:
+        kind = type(database.obj)
+        if kind not in self.built:
             query = self.build()
-            (self.sql, self.parameters), self.model = query.sql(), query.model
+            self.model = query.model
             self.columns = [field.name for field in query.model._meta.sorted_fields]
-            self.built_for = database.obj
-        return self.sql, [values[name] for name in self.parameters]
+            self.built[kind] = query.sql()
+        sql, parameters = self.built[kind]
+        return sql, [values[name] for name in parameters]
 
     def fetch(self, **values):
         """The selected rows, all their columns, as instances of the model."""
@@ -82,3 +112,20 @@ def open_database(url, tables, steps, **options):
     opened = SCHEMES[scheme](**parts, **options)
     opened.tables, opened.steps, opened.newest_version = tables, steps, len(steps) + 1
     return opened
+
+
+def why(error):
+    """What keeps the database from being used, for the log and whoever types a command."""
+    said = one_line(error)
+    code = result_code(error) & 0xFF  # without the extended part
+    driver = error
+    while hasattr(driver, "orig"):
+        driver = driver.orig
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return FULL
+    if cause := CAUSES.get(code or getattr(driver, "sqlstate", None)):
+        full = (code == sqlite3.SQLITE_IOERR and isinstance(database.obj, Sqlite)
+                and database.has_no_room())
+        return FULL if full else f"{cause}: {said}"
+    is_away = isinstance(database.obj, Postgres) and isinstance(error, UNREACHABLE)
+    return f"PostgreSQL is away: {said}" if is_away and driver is not error else said

@@ -2,6 +2,7 @@
 from peewee import Tuple
 
 from runs.refusals import Unusable
+from storage.sqlite import identity
 
 BATCH = 100  # rows that are copied at a time
 
@@ -13,8 +14,19 @@ def copy(source, target):
     """
     if source.is_missing():
         raise Unusable(f"there is no database {source.database}")
-    for database in (source, target):
-        database.prepare()
+    source.prepare()
+    if identity(target.database) == identity(source.database) is not None:
+        raise Unusable("source and target are the same file; name a new one")
+    try:
+        target.prepare()
+        yield from copied(source, target)
+    except BaseException:
+        target.discard()
+        raise
+
+
+def copied(source, target):
+    """As copy(), between databases that are ready."""
     with source.snapshot(), target.writing():
         target.exclusive()
         if any(table.select().bind(target).exists() for table in target.tables):

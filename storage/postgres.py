@@ -40,7 +40,7 @@ class Postgres(Schema, PostgresqlDatabase):
         with self.connecting:
             began = time.monotonic()
             if began < self.silent_until:
-                raise OperationalError("the server did not answer a moment ago")
+                raise OperationalError("PostgreSQL is away: it did not answer a moment ago")
             try:
                 return super().connect(*args, **kwargs)
             except OperationalError:

@@ -8,6 +8,9 @@ class Schema:
     """What a database knows of its tables: `tables`, `steps` and `newest_version` are given to it;
     stored_version() (0: there are no tables) and store_version() are its own."""
 
+    def discard(self):
+        """Remove what prepare() made, if it is a file."""
+
     def add(self, *parts):
         """Add columns, as the fields of a table say, and indexes: a step."""
         for part in parts:

@@ -1,9 +1,14 @@
 """All that is particular to SQLite: opening the file, one writer at a time, its backup."""
+import atexit
 import os
+import secrets
+import shutil
 import sqlite3
+import stat
 import threading
 import time
-from contextlib import contextmanager
+import weakref
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from peewee import DatabaseError, OperationalError, SqliteDatabase
@@ -15,7 +20,8 @@ APPLICATION_ID = 0x51674278  # "QgBx": SQLite's mark for whose file this is
 BUSY_SECONDS = 5  # how long another program may hold the file; our own take far less a turn
 QUEUE_SECONDS = 20  # how long a thread waits for the others of its process: below nginx's 25
 RETRY_SECONDS, HURRY_SECONDS = 1, 0.1  # once that was in vain: for so long, nobody waits longer
-POLL_SECONDS = 0.00005
+POLL_SECONDS, SLOW_SECONDS = 0.00005, 0.01
+NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_RECOVERY)
 #: Result codes that waiting does not cure (https://sqlite.org/rescode.html).
 FATAL = {sqlite3.SQLITE_CANTOPEN: "cannot be opened",
@@ -33,12 +39,16 @@ class Sqlite(Schema, SqliteDatabase):
     """
 
     ready = False  # set by prepare(), before which nothing else may be asked
+    made = False  # whether prepare() made the file
+    replaced = False
     hurry_until = 0
 
     def __init__(self, database, unhurried=False, **options):
         if database == ":memory:":
             raise ValueError("a database in memory would forget every run; name a file")
+        sqlite3.connect(":memory:", **options).close()  # raises TypeError for a wrong option
         self.turn = threading.Lock()
+        self.opened = {}  # for each thread its connection and the WAL of that
         super().__init__(database, pragmas={"synchronous": "FULL", "foreign_keys": 1},
                          **{**options, "timeout": 0})
 
@@ -49,14 +59,19 @@ class Sqlite(Schema, SqliteDatabase):
             raise OperationalError("the disk is too slow for the requests that wait to be stored")
         try:
             self.begin("IMMEDIATE")
+            self.hurry_until, began = 0, time.monotonic()
             try:
                 yield
                 self.commit()
             except BaseException:
                 self.rollback()
                 raise
+            held = time.monotonic() - began
+            if held > SLOW_SECONDS:  # the other processes would hardly ever find the file free
+                time.sleep(held / 20)
         finally:
             self.turn.release()
+        self.check_it_is_the_same()  # or what is answered with 200 would be gone
 
     @contextmanager
     def in_batches(self):
@@ -81,6 +96,46 @@ class Sqlite(Schema, SqliteDatabase):
     def begin(self, lock_type=None):
         self.ask(super().begin, lock_type)
 
+    def connect(self, *args, **kwargs):
+        """Open a connection, and note which WAL it uses as long as it stays open."""
+        opened = super().connect(*args, **kwargs)
+        if opened and self.ready:
+            try:
+                self.ask(super().execute_sql, "SELECT 1 FROM sqlite_master").close()  # opens it
+            except BaseException:
+                self.close()
+                raise
+            for thread in [thread for thread in self.opened if not thread.is_alive()]:
+                self.opened.pop(thread, None)
+            self.opened[threading.current_thread()] = self.connection(), self.wal()
+        return opened
+
+    def close(self):
+        self.opened.pop(threading.current_thread(), None)
+        return super().close()
+
+    def wal(self):
+        return identity(f"{self.database}-wal")
+
+    def check_it_is_the_same(self):
+        """Raise Unusable, from then on always, when a file that is open is no longer in its place.
+
+        Somebody has put a backup there: what would be written now would be lost.
+        """
+        if self.ready and not self.replaced:
+            _, wal = self.opened.get(threading.current_thread(), (None, None))
+            self.replaced = identity(self.database) != self.file or wal and wal != self.wal()
+        if self.replaced:
+            raise Unusable(f"{self.database} was replaced under the running service; stop it, "
+                           "restore the backup again, and start it")
+
+    def leave_what_replaced_it(self):
+        """At the end of a process: do not close connections that would write their WAL, which is
+        no longer in its place, into the file. (SQLite itself sees whether the file is.)"""
+        if identity(self.database) == self.file and any(
+                wal != self.wal() for connection, wal in self.opened.values()):
+            os._exit(1)
+
     def execute_sql(self, sql, params=None):
         return self.ask(super().execute_sql, sql, params)
 
@@ -92,10 +147,14 @@ class Sqlite(Schema, SqliteDatabase):
         """
         began = None
         while True:
+            self.check_it_is_the_same()
             try:
                 return question(*args)
-            except OperationalError as error:
+            except DatabaseError as error:
                 if result_code(error) not in BUSY:
+                    self.check_it_is_the_same()
+                    if reason := FATAL.get(result_code(error) & 0xFF):  # without the extended part
+                        raise Unusable(f"{self.database} {reason}") from error
                     raise
                 now = time.monotonic()
                 began = began or now
@@ -129,6 +188,7 @@ class Sqlite(Schema, SqliteDatabase):
         missing = [folder for folder in file.parents if not folder.exists()]
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
+            self.made = make_private(file)
             with self.snapshot():
                 is_foreign = self.application_id != APPLICATION_ID and self.get_tables()
             if is_foreign:
@@ -140,15 +200,12 @@ class Sqlite(Schema, SqliteDatabase):
             self.bring_up_to_date(self.database)
         except OSError as error:
             raise Unusable(f"{self.database}: {error.strerror}") from error
-        except DatabaseError as error:
-            if reason := FATAL.get(result_code(error) & 0xFF):  # without the extended part
-                raise Unusable(f"{self.database} {reason}") from error
-            raise
         finally:
             self.close()
         for made in [file, *missing]:  # a new name must reach the disk as well
             sync(made.parent)
-        self.ready = True
+        self.file, self.ready = identity(file), True
+        atexit.register(lambda kept: kept() and kept().leave_what_replaced_it(), weakref.ref(self))
 
     def stored_version(self):
         return self.user_version
@@ -161,19 +218,71 @@ class Sqlite(Schema, SqliteDatabase):
         files = (Path(self.database), Path(f"{self.database}-wal"))
         return sum(file.stat().st_size for file in files if file.exists())
 
+    def has_no_room(self):
+        """Whether the disk is full: SQLite says of some writes only that they failed."""
+        return shutil.disk_usage(Path(self.database).absolute().parent).free < 65_536
+
     def is_missing(self):
         return not os.path.exists(self.database)
 
     def renumber(self):
         """Nothing: SQLite goes on from the highest number by itself."""
 
+    def discard(self):
+        """Remove the file again, if prepare() made it: what was to be put into it failed."""
+        self.close()
+        if self.made:
+            Path(self.database).unlink(missing_ok=True)
+
     def backup(self, path):
-        """Copy the database to a new file, as of now, while others go on. Raises Unusable."""
-        if os.path.exists(path):
-            raise Unusable(f"{path} exists already; name a new file")
-        self.execute_sql("VACUUM INTO ?", (path,))
-        sync(path)
-        sync(Path(path).absolute().parent)
+        """Copy the database to a new file, as of now, while others go on. Raises Unusable.
+
+        It gets its name once it is whole and on the disk.
+        """
+        if not path or os.path.lexists(path):
+            raise Unusable(f"{path} exists already; name a new file" if path else "name a new file")
+        part = f"{path}.{secrets.token_hex(4)}.part"
+        try:
+            os.close(os.open(part, NEW, 0o600))
+            try:
+                self.execute_sql("VACUUM INTO ?", (part,))
+                sync(part)
+                os.link(part, path)  # unlike a renaming, it refuses a name that is taken meanwhile
+            finally:
+                os.unlink(part)
+            sync(Path(path).absolute().parent)
+        except OSError as error:
+            raise Unusable(f"{path}: {error.strerror}") from error
+
+
+def make_private(file):
+    """Let the file, and what SQLite puts beside it, be its owner's alone; whether it was made.
+
+    Raises Unusable for what is no regular file of ours: a link may lead anywhere, a pipe never
+    ends, and its owner could change it. (They are not opened here: to close a file again would
+    drop the locks that this process has on it.)
+    """
+    made = False
+    with suppress(FileExistsError):
+        os.close(os.open(file, NEW, 0o600))
+        made = True
+    for path in (file, *(f"{file}{end}" for end in ("-wal", "-shm", "-journal"))):
+        with suppress(FileNotFoundError):
+            found = os.lstat(path)
+            if not stat.S_ISREG(found.st_mode):
+                raise Unusable(f"{path} is no regular file; name one, or a link's target")
+            if os.geteuid() not in (0, found.st_uid):
+                raise Unusable(f"{path} belongs to another user; run this as its owner")
+            if found.st_mode & 0o077:
+                os.chmod(path, found.st_mode & 0o700)
+    return made
+
+
+def identity(path):
+    """Which file the path names; None when there is none."""
+    with suppress(OSError):
+        found = os.stat(path)
+        return found.st_dev, found.st_ino
 
 
 def result_code(error):

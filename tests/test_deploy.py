@@ -3,15 +3,19 @@ import http.client
 import json
 import os
 import re
+import resource
 import shutil
 import socket
 import ssl
 import subprocess
 import sys
 import threading
+import time
+from base64 import b64encode
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import quote
 
 import pytest
 from conftest import wait_task
@@ -59,7 +63,7 @@ class Nginx(Server):
         self.access_log = folder / "signalbox.access.log"
 
     def send(self, method, path, body=None, headers={}, address="127.0.0.1"):
-        client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20,
+        client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=15,
                                             source_address=(address, 0))
         try:
             client.request(method, path, body, {"Host": NAME, **headers})
@@ -177,7 +181,8 @@ def test_the_service_sees_the_senders_address_and_no_forged_one(nginx, service):
 
 
 @pytest.mark.parametrize("origin, status", [
-    (f"https://{NAME}", 200), ("https://evil.example", 403)], ids=["own", "foreign"])
+    (f"http://{NAME}", 200), (f"https://{NAME}", 403), ("https://evil.example", 403)],
+    ids=["own", "another scheme", "foreign"])
 def test_a_signed_links_page_works_behind_nginx(nginx, service, origin, status):
     run = start(nginx)
     with commands_on(service.environ) as flask:
@@ -190,41 +195,104 @@ def test_a_signed_links_page_works_behind_nginx(nginx, service, origin, status):
     assert nginx.send("POST", path, "status=succeeded", forged).status == status
     other = post(nginx, callback(run, "tests", "failed"), {}).status
     assert other == (409 if status == 200 else 200)  # it has ended, or waited still
-    assert "signature=***" in nginx.access_log.read_text()
     assert signature not in nginx.access_log.read_text() + service.log
 
 
-@pytest.mark.parametrize("query, shown", [
-    ("workflow=a.b&topic=c", "workflow=a.b&topic=c"),
-    ("workflow=a&access_token=S3cret", "workflow=a&access_token=***"),
-    ("signature=S3cret&topic=%20b", "signature=***&topic=%20b"),
-    ("access_token=S3cret&signature=S3cret", "***"),
-    ("a=1&access_token=S3cret&access_token=S3cret", "***"),
-    ("acc%65ss_token=S3cret", "***"), ("access_token%3DS3cret", "***"),
-    ("workflow=a?access_token=S3cret", "***"), ("a=&&access_token=S3cret", "a=&&access_token=***"),
-    ("+access_token=S3cret", "***"), ("access_token", "***"), ("tokens=b", "tokens=b"),
-])
-def test_nginx_logs_no_token_and_no_signature(nginx, query, shown):
-    mark = f"mark-{hash(query)}-"
-    path = "/api/v2/event"
-    referer = {"Referer": f"https://{NAME}/?signature=S3cret", "User-Agent": mark}
-    nginx.send("OPTIONS", f"{path}?{query}", headers=referer)
-    line = nginx.logged(mark)
-    assert f'"OPTIONS {path}?{shown}" ' in line.replace(" HTTP/1.1", "") and "S3cret" not in line
+TOKEN = "S3cret"
+LINK = quote(f"https://{NAME}/api/v2/callback?workflowrun=1&topic=a&signature={TOKEN}", safe="")
+SPELLINGS = {  # what follows a path of ours, what the logs show of it
+    "named ones": (f"?workflow=a.b&topic=c&x={TOKEN}", "workflow=a.b topic=c"),
+    "a token": (f"?workflow=a&access_token={TOKEN}", "workflow=a"),
+    "a token first": (f"?access_token={TOKEN}&workflow=a", "workflow=a"),
+    "semicolon": (f"?workflow=x;access_token={TOKEN}", "workflow=***"),
+    "HTML": (f"?workflow=x&amp;access_token={TOKEN}", "workflow=x"),
+    "%26": (f"?workflow=x%26access_token={TOKEN}", "workflow=***"),
+    "%3D": (f"?workflow=x&access_token%3D{TOKEN}", "workflow=x"),
+    "%3B and %3D": (f"?topic=x%3Baccess_token%3D{TOKEN}", "topic=***"),
+    "encoded twice": (f"?topic=x%2526access_token%253D{TOKEN}", "topic=***"),
+    "capitals": (f"?ACCESS_TOKEN={TOKEN}", ""), "a dash": (f"?access-token={TOKEN}", ""),
+    "another name": (f"?token={TOKEN}&signature={TOKEN}", ""),
+    "an encoded name": (f"?acc%65ss_token={TOKEN}", ""), "no name": (f"?{TOKEN}", ""),
+    "a blank in a name": (f"?+access_token={TOKEN}", ""),
+    "another question mark": (f"?workflow=a?access_token={TOKEN}", "workflow=***"),
+    "in the path": (f"/{TOKEN}", "/***"),
+    "in the path, ended": (f"/{TOKEN}/?workflow=a", "/*** workflow=a"),
+    "after a semicolon": (f";access_token={TOKEN}", "/***"),
+    "as a fragment": (f"?workflow=x#access_token={TOKEN}", ""),
+    "a whole link": (f"?workflow={LINK}", "workflow=***"),
+    "a whole link as a run": (f"?workflowrun={LINK}&topic=c", "workflowrun=*** topic=c"),
+    "a whole link as a path": (f"/{LINK}", "/***"),
+}
+HEADS = {
+    "Referer": f"Referer: https://{NAME}/api/v2/callback?signature={TOKEN}",
+    "curl -u": f"Authorization: Basic {b64encode(f'{TOKEN}:'.encode()).decode()}",
+    "a user name with a line's end": "Authorization: Basic " + b64encode(
+        b"x\n2026 INFO task succeeded by=ceo run=1 FORGED:").decode(),
+    "a user name with ESC": f"Authorization: Basic {b64encode(b'FORGED' + bytes([27])).decode()}",
+    "byte 0x9B": "User-Agent: a\x9b31mFORGED", "a bidi mark": "User-Agent: \xe2\x80\xaeFORGED",
+    "User-Agent": f"User-Agent: {TOKEN}", "Cookie": f"Cookie: access_token={TOKEN}",
+    "Host": f"X-Forwarded-Host: {TOKEN}",
+}
+BROKEN = {
+    "a blank": f"GET /api/v2/event?access_token={TOKEN} x HTTP/1.1",
+    "two blanks": f"GET  /api/v2/event?signature={TOKEN} HTTP/1.1",
+    "no version": f"GET /api/v2/event?access_token={TOKEN}",
+    "a wrong version": f"GET /api/v2/event?access_token={TOKEN} HTTP/9.9",
+    "no method": f"/api/v2/event?access_token={TOKEN}",
+    "a token as the method": f"{TOKEN.upper()} /api/v2/event HTTP/1.1",
+    "a tab": f"GET /api/v2/event?access_token={TOKEN}\tx HTTP/1.1",
+    "too long": f"GET /api/v2/event?access_token={TOKEN}{'x' * 9000} HTTP/1.1",
+}
+RAW = [*[(f"POST /api/v2/event{end} HTTP/1.1", "X-Y: z") for end, shown in SPELLINGS.values()],
+       *[("POST /api/v2/event HTTP/1.1", header) for header in HEADS.values()],
+       *[(line, "X-Y: z") for line in BROKEN.values()]]
+RAW_IDS = [*SPELLINGS, *HEADS, *BROKEN]
+
+
+def logged_by(server, log, line, header):
+    """What the log has more after this request and another one, which it shows as `last`."""
+    size = log.stat().st_size if log.exists() else 0
+    for first, more in ((line, header), ("OPTIONS /api/v2/event?topic=last HTTP/1.1", "X-Y: z")):
+        with socket.create_connection(("127.0.0.1", server.port), 5) as connection:
+            connection.sendall(f"{first}\r\nHost: {NAME}\r\nContent-Length: 0\r\n{more}\r\n"
+                               "Connection: close\r\n\r\n".encode("latin-1"))
+            with suppress(ConnectionResetError):
+                while connection.recv(4096):
+                    pass
+    wait_until(lambda: b"topic=last" in log.read_bytes()[size:], "the request is logged")
+    return log.read_bytes()[size:].decode("latin-1")
+
+
+@pytest.mark.parametrize("line, header", RAW, ids=RAW_IDS)
+def test_no_log_has_a_secret_or_a_forged_word(nginx, service, line, header):
+    for server, log in ((nginx, nginx.access_log), (service, service.log_file)):
+        more = logged_by(server, log, line, header)
+        shown = more.replace("\xe2\x80\xa6", "")  # the dots in place of what is left out
+        assert not re.search("s3cret|FORGED|[^ -~\n]", shown, re.I), more
+        assert "by=ceo" not in more and all(len(line) <= 2048 for line in more.splitlines())
+
+
+@pytest.mark.parametrize("end, shown", SPELLINGS.values(), ids=SPELLINGS)
+def test_nginx_logs_the_named_parameters_only(nginx, end, shown):
+    line = logged_by(nginx, nginx.access_log, f"POST /api/v2/event{end} HTTP/1.1", "X-Y: z")
+    path = "/***" if shown.startswith("/***") else "/api/v2/event"
+    said = f'"POST {path} {shown.removeprefix("/***").strip()}'.rstrip()
+    assert f'{said}" ' in line or "#" in end, line
 
 
 def test_no_log_has_a_secret_when_nginx_refuses(nginx, tmp_path):
     with Nginx(tmp_path, free_port()) as alone:  # no service behind it
-        for request in ("GET /?access_token=S3cret HTTP/1.1", "GET /?access_token=S3cret HTTP/9",
-                        "GET /?access_token=S3cret b HTTP/1.1", "GET /?signature=S3cret",
-                        "access_token=S3cret"):
+        for line in BROKEN.values():
             with socket.create_connection(("127.0.0.1", alone.port), 5) as connection:
-                connection.sendall(f"{request}\r\nHost: {NAME}\r\nConnection: close\r\n\r\n"
+                connection.sendall(f"{line}\r\nHost: {NAME}\r\nConnection: close\r\n\r\n"
                                    .encode())
-                while connection.recv(4096):
-                    pass
+                with suppress(ConnectionResetError):
+                    while connection.recv(4096):
+                        pass
+        answer = alone.send("POST", f"/api/v2/callback?topic=c&signature={TOKEN}")
+        assert answer.status == 502 and '"POST /api/v2/callback topic=c" 502' in alone.logged("=c")
     logs = "".join(log.read_text(errors="replace") for log in tmp_path.glob("*.log"))
-    assert "GET /?access_token=***" in logs and "S3cret" not in logs
+    assert TOKEN not in logs
 
 
 # When there is too much, and when something fails
@@ -267,6 +335,42 @@ def test_slow_senders_do_not_hold_up_others(nginx):
         dribbling.join(5)
         for connection in slow:
             connection.close()
+
+
+@needs_nginx
+@pytest.mark.alone
+def test_slow_connections_of_one_address_do_not_shut_others_out(service, tmp_path):
+    """More of them than nginx has connections (512 in each of two processes, as it is started), as
+    fast as they come."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, most), most))
+    head = (f"POST /api/v2/webhook?workflow=release HTTP/1.1\r\nHost: {NAME}\r\n"
+            "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n ").encode()
+    slow, stopping = [], threading.Event()
+
+    def dribble():
+        while not stopping.wait(0.5):
+            for connection in slow[:]:
+                with suppress(OSError):
+                    connection.send(b" ")
+
+    with Nginx(tmp_path, service.port, **{"burst=200": "burst=5000"}) as nginx:
+        dribbling = threading.Thread(target=dribble)
+        dribbling.start()
+        try:
+            for number in range(1500):
+                with suppress(OSError):
+                    slow.append(socket.create_connection(("127.0.0.1", nginx.port), 0.2))
+                    slow[-1].sendall(head)
+            time.sleep(1)
+            for number in range(5):
+                answer = post(nginx, "/api/v2/webhook?workflow=release", {}, address="127.0.0.2")
+                assert answer.status == 200
+        finally:
+            stopping.set()
+            dribbling.join(10)
+            for connection in slow:
+                connection.close()
 
 
 def test_a_killed_worker_behind_nginx_stores_nothing_twice(nginx, service):

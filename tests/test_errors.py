@@ -2,6 +2,9 @@
 
 All settings are as usual, but a busy database is given up soon.
 """
+import io
+import json
+import logging
 import re
 import sqlite3
 from time import perf_counter
@@ -11,6 +14,7 @@ from conftest import statuses, wait_task
 from inside import close_database
 
 from app import create_app
+from web.logs import Line, request_line
 
 LIMIT = 1_048_576
 JSON, CLOUDEVENT = "application/json", "application/cloudevents+json"
@@ -185,7 +189,7 @@ HOSTILE_REQUESTS = {  # what it is: (status, body, options of the request)
     "an unknown charset": (415, b"{}", {"content_type": f"{JSON}; charset=x-unknown"}),
     "NUL in the content type": (415, b"{}", {"content_type": f"{JSON}\0"}),
     "a content type of 10,000 characters": (415, b"{}", {"content_type": f"a/{'b' * 10_000}"}),
-    "no content type": (415, b"not JSON", {"content_type": None}),
+    "no content type, no JSON": (415, b"x", {"content_type": None}),
     "cut short": (400, b'{"data": 1}', content_length("12")),
     "cut short behind gunicorn": (400, b'{"data": 1}', content_length("12", **GUNICORN)),
     "cut short to nothing": (400, b"", content_length("12")),
@@ -344,3 +348,137 @@ def test_a_database_that_is_away_is_503_until_it_is_back(client, path, tmp_path,
     close_database(), path.rmdir()
     (tmp_path / "away").rename(path)
     assert client.post("/api/v2/webhook?workflow=release", json={}).status_code == 200
+
+
+# How much is answered and logged
+
+@pytest.fixture
+def log():
+    """What the service logs, as its log file has it: log()."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(Line("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("signalbox")
+    level = logger.level
+    logger.addHandler(handler), logger.setLevel(logging.INFO)
+    yield lambda: stream.getvalue().splitlines()
+    logger.removeHandler(handler), logger.setLevel(level)
+
+
+def event(**more):
+    return json.dumps({"specversion": "1.0", "id": "1", "source": "/ci", "type": "t", **more},
+                      ensure_ascii=False).encode()
+
+
+WORST = "a=?" * 300 + "%"
+LARGE_REQUESTS = {  # (endpoint, body, options)
+    "bad names of an event": ("event", event(**{f"A{number}": 1 for number in range(50_000)}), {}),
+    "a name of 1 MB": ("event", event(**{"A" * 10**6: 1}), {}),
+    "names of emoji": ("event", event(**{"\U0001f600" * 900 + str(n): 1 for n in range(60)}), {}),
+    "names of control characters": ("event", event(**{"\x01\x9b" * 500 + str(n): 1
+                                                      for n in range(60)}), {}),
+    "a version of 1 MB": ("event", event(specversion="1" * 10**6), {}),
+    "names that turn the line around": ("event", event(**{"\u202e\u2028" * 99: 1}), {}),
+    "a media type": ("webhook", b"{}", {"content_type": f"a/{'b' * 8000}"}),
+    "a workflow's name": ("webhook", b"{}", {"query_string": {"workflow": "\u202e" * 255}}),
+    "a workflow's name of emoji": ("webhook", b"{}", {"query_string": {
+        "workflow": "\U0001f600" * 255}}),
+    "a topic with a line's end": ("callback", b"{}", {"query_string": {
+        "workflowrun": "1\n2026 INFO task succeeded by=ceo", "topic": "x\x9b31m"}}),
+    "a query's worst text": ("callback", b"{}", {"query_string": WORST}),
+    "a query's worst text as a status": ("callback", b"{}", {"query_string": {
+        "workflowrun": "1", "topic": "a", "status": WORST}}),
+    "a number": ("webhook", b'{"a": %s}' % (b"9" * 500_000), {}),
+}
+
+
+@pytest.mark.parametrize("endpoint, body, options", LARGE_REQUESTS.values(), ids=LARGE_REQUESTS)
+def test_a_refusal_has_16_kb_and_its_log_line_2(send, log, unchanged, endpoint, body, options):
+    answer = send(endpoint, body, **options)
+    assert_problem(answer)
+    assert len(answer.data) <= 16_384
+    errors = answer.json.get("errors", {})
+    assert len(errors) <= 20
+    assert all(len(text) <= 300 for texts in errors.values() for text in texts)
+    [line] = log()
+    assert len(line.encode()) <= 2048 and line.isprintable()
+    assert f" status={answer.status_code} reason=" in line and "succeeded by=ceo" not in line
+    unchanged()
+
+
+@pytest.mark.parametrize("text", [WORST, "\u202e" * 50, "\x9b31m", "\U0001f600" * 1000,
+                                  "a\r\n2026 INFO run=1", "%s%(a)s{0}", "\ud7ff\ue000"],
+                         ids=lambda text: ascii(text[:9]))
+def test_a_comment_is_logged_in_one_line_and_changes_no_answer(client, run, log, show, text):
+    answer = client.post(f"/api/v2/callback?workflowrun={run['id']}&topic=tests",
+                         data={"status": "succeeded", "comment": text})
+    assert answer.status_code == 200
+    assert statuses(show(run)) == {"tests": "succeeded"}
+    lines = log()
+    assert len(lines) == 2 and all(line.isprintable() for line in lines)
+    assert all(len(line.encode()) <= 2048 for line in lines)
+
+
+@pytest.mark.parametrize("query", [
+    WORST, "a=?" * 2700, "?" * 8000, "&" * 8000, "=" * 8000, "workflow=" + "%" * 8000,
+    "&workflow=a" * 700, "topic=" + "%25" * 2600, "access_token" * 600], ids=lambda text: text[:9])
+def test_what_the_log_shows_of_a_query_takes_linear_time(query):
+    times = []
+    for text in (query, query * 10):
+        started = perf_counter()
+        request_line("GET", "/", text)
+        times.append(perf_counter() - started)
+    assert times[1] < 0.1
+
+
+REASONS = {  # what was sent, what its one line has
+    "unknown workflow": ("webhook", {"query_string": {"workflow": "relase"}},
+                         ["WARNING refused status=404", "no workflow is named", "workflow=relase"]),
+    "no object": ("webhook", {"data": b"[]"},
+                  ["refused status=400", "body: must be a JSON object", "workflow=release"]),
+    "media type": ("event", {"content_type": "text/html"}, ["refused status=415", "text/html"]),
+    "unknown path": ("nothing", {}, ["refused status=404", "nothing is here"]),
+    "unknown topic": ("callback", {"query_string": {"workflowrun": "1", "topic": "x"}},
+                      ["refused status=404", "run=1 topic=x"]),
+    "skipped": ("webhook", {"query_string": {"workflow": "picky"}},
+                ["INFO skipped status=200", "data.ref", "workflow=picky"]),
+    "a ping": ("webhook", {"headers": {"X-GitHub-Event": "ping"}},
+               ["INFO skipped status=200", "a ping starts nothing", "workflow=release"]),
+    "off": ("webhook", {"query_string": {"workflow": "off"}}, ["refused status=403", "off"]),
+    "a token in a value": ("webhook", {"query_string": {"workflow": "x;access_token=S3cret"}},
+                           ["refused status=404", "workflow=…"]),
+    "a link in a value": ("callback", {"query_string": {
+        "workflowrun": "https://a/?b=c&signature=S3cret", "topic": "x"}}, ["run=… topic=x"]),
+}
+
+
+@pytest.mark.parametrize("endpoint, options, shown", REASONS.values(), ids=REASONS)
+def test_a_refused_or_skipped_request_leaves_one_line_that_says_why(
+        client, define, log, run, endpoint, options, shown):
+    define("off", triggers={"webhook": {"enabled": False}})
+    define("picky", triggers={"webhook": {"conditions": [
+        {"field": "data.ref", "operation": "equals", "value": "main"}]}})
+    before = len(log())
+    client.post(f"/api/v2/{endpoint}", **{"data": b"{}", "content_type": JSON,
+                                          "query_string": {"workflow": "release"}, **options})
+    [line] = log()[before:]
+    assert all(text in line for text in shown) and "S3cret" not in line, line
+
+
+def test_a_busy_database_is_told_in_one_line(callback, log, run, path):
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    assert callback(run, "tests").status_code == 503
+    other.execute("ROLLBACK"), other.close()
+    line = log()[-1]
+    assert "ERROR refused status=503 reason='database unavailable: " in line
+
+
+def test_a_bug_is_told_in_one_line_with_its_traceback(environ, app, log, run):
+    def broken():
+        raise RuntimeError("no clock")
+    client = create_app(environ, broken).test_client()
+    before = len(log())
+    client.post("/api/v2/webhook?workflow=release", json={})
+    [line] = log()[before:]
+    assert "ERROR failed status=500" in line and "Traceback" in line and "no clock" in line

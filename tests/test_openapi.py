@@ -21,7 +21,7 @@ SPEC = yaml.safe_load((HERE / "openapi.yaml").read_text())
 COMPONENTS = SPEC["components"]
 WEBHOOK, EVENT, CALLBACK = (f"/api/v2/{name}" for name in ("webhook", "event", "callback"))
 TOKEN, KEY = "token1", "link-key"
-PAGE = {"Accept": "text/html"}
+PAGE = {"Accept": "text/html", "User-Agent": "Mozilla/5.0"}
 JSON, FORM_TYPE = "application/json", "application/x-www-form-urlencoded"
 UNPROVED = {401, 410, 413, 503}  # what a stranger is answered (contract 7.1)
 #: The run's id in the file's examples; a request gets the id of a run that there is instead.

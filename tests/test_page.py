@@ -8,6 +8,7 @@ from conftest import statuses, wait_task
 HTML = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 CHROME = ("text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,"
           "*/*;q=0.8,application/signed-exchange;v=b3;q=0.7")
+MOZILLA = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64)"}
 FORM = "application/x-www-form-urlencoded"
 VOID = {"meta", "link", "br", "img", "input", "hr", "base", "source", "embed"}
 
@@ -28,14 +29,14 @@ def waiting(define, start):
 def open_page(client):
     """Open a topic's URL in a browser: open_page(run, "approval", status="failed")."""
     return lambda run, topic="approval", **more: client.get(
-        url(run, topic, **more), headers={"Accept": HTML})
+        url(run, topic, **more), headers={"Accept": HTML, **MOZILLA})
 
 
 @pytest.fixture
 def send(client):
     """Send the form as a browser does: send(run, {"comment": "fine"}, status="failed")."""
     return lambda run, form, topic="approval", **more: client.post(
-        url(run, topic, **more), data=form, headers={"Accept": HTML})
+        url(run, topic, **more), data=form, headers={"Accept": HTML, **MOZILLA})
 
 
 def url(run, topic="approval", **more):
@@ -88,7 +89,7 @@ def results(run, name="approval"):
     ids=["Chrome", "Firefox", "Safari", "Edge", "HTML", "upper case", "any text",
          "HTML before JSON", "HTML a little before JSON", "HTML if need be"])
 def test_who_prefers_html_gets_the_page_and_nothing_has_happened(client, waiting, show, accept):
-    answer = client.get(url(waiting), headers={"Accept": accept})
+    answer = client.get(url(waiting), headers={**MOZILLA, "Accept": accept})
     assert answer.status_code == 200
     assert "Nothing has happened yet." in Page(answer).text
     assert show(waiting) == waiting
@@ -101,7 +102,8 @@ def test_who_prefers_html_gets_the_page_and_nothing_has_happened(client, waiting
     ids=["none", "curl and requests", "JSON", "any application", "text", "image", "both alike",
          "JSON before HTML", "never HTML", "axios"])
 def test_any_other_get_resolves_at_once(client, waiting, show, accept):
-    answer = client.get(url(waiting), headers={} if accept is None else {"Accept": accept})
+    accepts = {} if accept is None else {"Accept": accept}
+    answer = client.get(url(waiting), headers={**MOZILLA, **accepts})
     assert (answer.status_code, answer.data) == (200, b"")
     assert statuses(show(waiting)) == {"approval": "succeeded", "other": "waiting"}
 
@@ -163,7 +165,7 @@ def test_a_scanner_that_opens_a_signed_link_changes_nothing(
     ("purpose", "PREFETCH")])
 @pytest.mark.parametrize("accept", [CHROME, "*/*"], ids=["browser", "any"])
 def test_a_prefetch_is_503_and_changes_nothing(client, waiting, show, header, value, accept):
-    answer = client.get(url(waiting), headers={header: value, "Accept": accept})
+    answer = client.get(url(waiting), headers={**MOZILLA, header: value, "Accept": accept})
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "0")
     assert show(waiting) == waiting
 
@@ -451,7 +453,9 @@ FOREIGN = [{"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"},
            {"Origin": "https://evil.example"}, {"Origin": "null"},
            {"Origin": "http://localhost:81"}, {"Origin": "http://localhost.evil.example"},
            {"Origin": "http://evil.example/localhost"},
-           {"Origin": "localhost"}, {"Origin": "http://[x"}]
+           {"Origin": "localhost"}, {"Origin": "http://[x"}, {"Origin": "https://localhost"},
+           {"Origin": "ws://localhost"}, {"Origin": "file://localhost"},
+           {"Origin": "moz-extension://localhost"}, {"Origin": "//localhost"}]
 OWN = [{}, {"Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"},
        {"Origin": "http://localhost"},
        {"Sec-Fetch-Site": "same-origin", "Origin": "http://localhost"}]
@@ -483,10 +487,59 @@ def test_a_program_s_json_needs_no_origin(client, waiting, show):
     assert statuses(show(waiting))["approval"] == "succeeded"
 
 
+PARTS = [(part, site) for part in ("image", "script", "style", "iframe", "empty", "audio", "font")
+         for site in ("cross-site", "same-site", None)]
+
+
+@pytest.mark.parametrize("accept", ["image/avif,image/webp,*/*;q=0.8", "*/*", HTML])
+@pytest.mark.parametrize("part, site", PARTS, ids=str)
+def test_a_part_of_another_site_s_page_is_403_and_resolves_nothing(
+        client, waiting, show, part, site, accept):
+    headers = {**MOZILLA, "Accept": accept, "Sec-Fetch-Dest": part,
+               **({"Sec-Fetch-Site": site} if site else {})}
+    assert client.get(url(waiting), headers=headers).status_code == 403
+    assert show(waiting) == waiting
+
+
+@pytest.mark.parametrize("headers", [
+    {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "document"}, {"Sec-Fetch-Site": "none"},
+    {"Sec-Fetch-Site": "none", "Sec-Fetch-Dest": "document"}, {}], ids=str)
+def test_a_link_that_is_clicked_elsewhere_shows_the_page(client, waiting, headers):
+    answer = client.get(url(waiting), headers={**MOZILLA, "Accept": HTML, **headers})
+    assert answer.status_code == 200 and "<form" in answer.text
+
+
+# Programs that say they prefer HTML
+
+@pytest.mark.parametrize("agent", [
+    "Java-http-client/17.0.9", "Java/1.8.0_392", "Wget/2.1.0", "wget2/2.1.0", "Lynx/2.9",
+    "curl/8 (like Mozilla/5.0)", "mozilla/5.0", ""], ids=str)
+def test_a_program_resolves_though_it_prefers_html(client, waiting, show, agent):
+    accept = "text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2"
+    answer = client.get(url(waiting), headers={"Accept": accept, "User-Agent": agent})
+    assert (answer.status_code, answer.data) == (200, b"")
+    assert statuses(show(waiting))["approval"] == "succeeded"
+
+
+# What a stranger wrote
+
+@pytest.mark.parametrize("ref", [
+    "x" * 10**6, "a\nStarted by the boss", "a\r\n\r\nb", "\u202egnp.exe", "\x9b31m", "\u2028" * 200,
+    "\U0001f600" * 500], ids=lambda text: ascii(text[:9]))
+def test_what_started_a_run_is_a_short_line(client, define, start, ref):
+    define("release", wait_task("approval"))
+    shown = client.get(url(start("release", {"ref": ref})),
+                       headers={**MOZILLA, "Accept": HTML}).text
+    assert len(shown) < 8000
+    [origin] = [line for line in shown.splitlines() if "ago by a webhook for" in line]
+    text = origin.partition("webhook for ")[2].removesuffix("</dd>")
+    assert text.isprintable() and len(text) <= 100
+
+
 # Headers, and what the page may do
 
 def asking(client, waiting):
-    return client.get(url(waiting), headers={"Accept": CHROME})
+    return client.get(url(waiting), headers={**MOZILLA, "Accept": CHROME})
 
 
 def answered(client, waiting):
@@ -498,11 +551,11 @@ def too_long(client, waiting):
 
 
 def wrong_query(client, waiting):
-    return client.get(url(waiting, status="done"), headers={"Accept": CHROME})
+    return client.get(url(waiting, status="done"), headers={**MOZILLA, "Accept": CHROME})
 
 
 def changed(client, waiting):
-    return client.get(url(waiting, signature="x"), headers={"Accept": CHROME})
+    return client.get(url(waiting, signature="x"), headers={**MOZILLA, "Accept": CHROME})
 
 
 def foreign(client, waiting):
@@ -511,7 +564,7 @@ def foreign(client, waiting):
 
 
 def unknown(client, waiting):
-    return client.get(url({"id": "x"}), headers={"Accept": CHROME})
+    return client.get(url({"id": "x"}), headers={**MOZILLA, "Accept": CHROME})
 
 
 def decided(client, waiting):
@@ -524,11 +577,12 @@ def not_utf_8(client, waiting):
 
 
 def prefetched(client, waiting):
-    return client.get(url(waiting), headers={"Accept": CHROME, "Sec-Purpose": "prefetch"})
+    return client.get(url(waiting), headers={
+        **MOZILLA, "Accept": CHROME, "Sec-Purpose": "prefetch"})
 
 
 def with_token(client, waiting):
-    return client.get(url(waiting, access_token="x"), headers={"Accept": CHROME})
+    return client.get(url(waiting, access_token="x"), headers={**MOZILLA, "Accept": CHROME})
 
 
 EVERY_PAGE = pytest.mark.parametrize("get, code", [
@@ -593,7 +647,7 @@ def test_everything_from_the_run_is_escaped(client, flask, define, start):
                                   {"signature": EVIL}], ids=str)
 def test_what_a_refusal_repeats_is_escaped(client, waiting, more):
     more = {"run": waiting, **more}
-    answer = client.get(url(**more), headers={"Accept": CHROME})
+    answer = client.get(url(**more), headers={**MOZILLA, "Accept": CHROME})
     assert answer.status_code in (400, 401, 404)
     assert "<script" not in answer.text and not Page(answer).all("script")
 

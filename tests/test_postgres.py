@@ -34,6 +34,7 @@ CLIENTS = 8
 ROUNDS = 5
 THREADS = 2 * int(re.search(r"(16)", "16",
                             re.MULTILINE)[1])  # of a service's two workers
+BROWSER = {"Accept": "text/html", "User-Agent": "Mozilla/5.0"}
 APPROVAL = [wait_task("tests"), wait_task("approval", tests="always")]
 FLASK = [sys.executable, "-m", "flask"]
 numbers = count()
@@ -513,7 +514,7 @@ def test_idle_sessions_that_the_server_ended_are_replaced_unnoticed(one_of_two):
     first = one_of_two.run("release", **repeated)
     for send in [one_of_two.serves,
                  lambda: at_once(THREADS, lambda client: one_of_two.get(
-                     page, Accept="text/html").status) == [200] * THREADS,
+                     page, **BROWSER).status) == [200] * THREADS,
                  lambda: at_once(THREADS, lambda client: one_of_two.run(
                      "release", **repeated)["id"]) == [first["id"]] * THREADS]:
         with one_of_two.undisturbed():
@@ -840,7 +841,8 @@ def test_hostile_text_anywhere_is_no_500(machines, text):
         machine.request("POST", "/api/v2/event", {}, {
             "ce-specversion": "1.0", "ce-id": in_url[:2000], "ce-source": "/ci", "ce-type": "t",
             "ce-subject": in_url[:2000]}),
-        *(machine.request(method, f"/api/v2/callback?{query}", payload, {"Accept": accept})
+        *(machine.request(method, f"/api/v2/callback?{query}", payload,
+                          {**BROWSER, "Accept": accept})
           for query in (f"workflowrun={in_url}&topic=tests",
                         f"workflowrun={run['id']}&topic={in_url}",
                         f"workflowrun={run['id']}&topic=tests&status={in_url}",

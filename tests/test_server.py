@@ -1,10 +1,12 @@
 """What only real processes show: two workers, concurrent clients, HTTP on the wire, make run."""
+import http.client
 import json
 import os
 import re
 import shlex
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -14,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import statuses, wait_task
+from conftest import VERSION, statuses, wait_task
 from server import GUNICORN, PROJECT, Server, at_once, processes, wait_until
 
 pytestmark = pytest.mark.server
@@ -228,7 +230,10 @@ def gunicorn(environ):
 
 
 @pytest.mark.parametrize("name, value", [
-    ("MAX_CONTENT_LENGTH", "much"), ("DATABASE_URL", "oracle://host/runs")])
+    ("MAX_CONTENT_LENGTH", "much"), ("MAX_CONTENT_LENGTH", "0"), ("TRUSTED_PROXIES", "-1"),
+    ("DATABASE_URL", "oracle://host/runs"), ("DATABASE_URL", "sqlite:///:memory:"),
+    ("WEB_CONCURRENCY", "0"), ("THREADS", "0"), ("THREADS", "two"), ("PORT", "http"),
+    ("ACCESS_TOKEN", "a"), ("SECRETKEY", "a"), ("ACCESS_TOKENS", ",")])
 def test_a_setting_that_cannot_be_used_ends_the_start_with_a_line(tmp_path, name, value):
     result = gunicorn({**Server(tmp_path).environ, name: value})
     assert result.returncode == 1, result.stderr
@@ -248,6 +253,109 @@ def test_the_first_answer_comes_within_a_second(tmp_path):
         times.append(time.perf_counter() - began)
         server.kill()
     assert min(times) < 1, times
+
+
+@pytest.mark.parametrize("host, shown", [("::1", "[::1]"), ("", "127.0.0.1"),
+                                         ("127.0.0.3", "127.0.0.3"), ("localhost", "localhost")])
+@pytest.mark.parametrize("tokens", ["", "a"], ids=["open", "token"])
+def test_the_first_line_says_where_it_listens_and_whether_doors_are_open(
+        tmp_path, host, shown, tokens):
+    server = Server(tmp_path, HOST=host, ACCESS_TOKENS=tokens)
+    log = tmp_path / "log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(GUNICORN, cwd=PROJECT, env=server.environ, stdout=file,
+                                   stderr=file)
+    try:
+        wait_until(lambda: "Booting worker" in log.read_text() or process.poll() is not None,
+                   "it is there")
+        with socket.create_connection((shown.strip("[]"), server.port), 5):
+            pass
+    finally:
+        process.terminate()
+        process.wait(40)
+    first, second, *others = log.read_text().splitlines()
+    assert f"Signalbox {VERSION} " in first and f"http://{shown}:{server.port}" in first
+    assert ("doors are open" in second) == (not tokens)
+    assert not any("doors" in line for line in others)
+
+
+# Bodies that are not read
+
+EARLY = {  # (headers, path, how much of the body is sent)
+    "no token": ([], "/api/v2/webhook?workflow=release", 100),
+    "unknown path": (["x-access-token: a"], "/nothing", 100),
+    "a media type": (["x-access-token: a", "Content-Type: text/html"],
+                     "/api/v2/webhook?workflow=release", 100),
+    "a method": (["x-access-token: a"], "/api/v2/callback", 100),
+    "too large": (["x-access-token: a", "Content-Type: application/json"],
+                  "/api/v2/webhook?workflow=release", 2_000_000),
+}
+
+
+@pytest.fixture(scope="module", params=["16", "1"], ids=["threads", "one thread"])
+def guarded(request, tmp_path_factory):
+    with Server(tmp_path_factory.mktemp("guarded"), ACCESS_TOKENS="a",
+                THREADS=request.param) as server:
+        server.define("release", wait_task("tests"))
+        yield server
+
+
+def answer_to(server, method, path, headers, body=b"", length=None):
+    """Status, headers and text of the answer; the connection stays open until it came."""
+    with socket.create_connection(("127.0.0.1", server.port), 10) as connection:
+        head = [f"{method} {path} HTTP/1.1", "Host: test", *headers,
+                f"Content-Length: {len(body) if length is None else length}", "", ""]
+        connection.sendall("\r\n".join(head).encode() + body)
+        answer = http.client.HTTPResponse(connection, method=method)
+        answer.begin()
+        return answer.status, answer.headers, answer.read().decode()
+
+
+@pytest.mark.parametrize("headers, path, length", EARLY.values(), ids=EARLY)
+@pytest.mark.parametrize("sent", [0, 50], ids=["nothing sent", "half sent"])
+def test_an_answer_before_the_end_of_the_body_closes_the_connection(
+        guarded, headers, path, length, sent):
+    method = "PUT" if path.endswith("callback") else "POST"
+    status, given, text = answer_to(guarded, method, path, headers, b"x" * sent, length)
+    assert 400 <= status < 500 and given["Connection"] == "close"
+
+
+def test_an_answer_after_the_body_keeps_the_connection(guarded):
+    keep = "close" if guarded.environ["THREADS"] == "1" else "keep-alive"
+    token = ["x-access-token: a", "Content-Type: application/json"]
+    for method, path, body in (("POST", "/api/v2/webhook?workflow=release", b"{}"),
+                               ("POST", "/api/v2/webhook?workflow=release", b"[]"),
+                               ("GET", "/nothing", b""), ("OPTIONS", "/api/v2/event", b"")):
+        assert answer_to(guarded, method, path, token, body)[1]["Connection"] == keep
+
+
+LARGE = {  # bodies of a megabyte that need much memory as values: what is repeated in them
+    "nested lists": b"[[[[[[]]]]]],", "too deep": b"[" * 210 + b"]" * 210 + b",",
+}  # empty lists, objects, numbers, bad names of events and 190 levels need less or as much
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("unit", LARGE.values(), ids=LARGE)
+def test_32_large_bodies_at_once_fit_into_300_mb_a_worker(tmp_path, unit):
+    body = b'{"a": [' + unit * (1_000_000 // len(unit)) + b"1]}"
+    with Server(tmp_path, WEB_CONCURRENCY="1") as server:
+        server.define("release")
+        pid, = server.workers()
+        answers = at_once(32, lambda client: post_bytes(server, body))
+        peak = int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1])
+    # 503: where the processor has other work too, the last ones wait for their turn in vain
+    assert set(answers) <= {400 if unit.startswith(b"[" * 201) else 200, 503}
+    assert peak < 300_000, f"{peak} kB"
+
+
+def post_bytes(server, body):
+    client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
+    client.request("POST", "/api/v2/webhook?workflow=release", body,
+                   {"Content-Type": "application/json"})
+    try:
+        return client.getresponse().status
+    finally:
+        client.close()
 
 
 # make run

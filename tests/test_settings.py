@@ -153,6 +153,43 @@ def test_a_wrong_setting_is_refused_by_its_name(create, tmp_path, monkeypatch, n
     assert list(tmp_path.glob("**/*.db")) == []
 
 
+@pytest.mark.parametrize("name", [
+    "MAX_CONTENT_LENGTH", "TRUSTED_PROXIES", "ACCESS_TOKENS", "SECRET_KEY", "CONFIRM_LINKS", "HOST",
+    "PORT", "WEB_CONCURRENCY", "THREADS", "PUBLIC_URL"])
+def test_an_empty_setting_counts_as_unset(create, name):
+    unset = create().config["SETTINGS"][name]
+    assert create(**{name: ""}).config["SETTINGS"][name] == unset
+
+
+def test_an_empty_database_url_counts_as_unset(clock, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    create_app({"DATABASE_URL": ""}, clock)
+    close_database()
+    assert (tmp_path / "instance" / "signalbox.db").is_file()
+
+
+NEARLY = {"ACCESS_TOKENS": ["ACCESS_TOKEN", "ACCESSTOKENS", "access_tokens", "ACCES_TOKENS",
+                            "ACCESS-TOKENS", "ACCESS_TOKNES", "Access_Token"],
+          "SECRET_KEY": ["SECRETKEY", "SECRET_KEYS", "secret_key", "SECERT_KEY", "SECRET-KEY",
+                         "SECRETS_KEY"]}
+
+
+@pytest.mark.parametrize("right, wrong", [(right, wrong) for right, words in NEARLY.items()
+                                          for wrong in words])
+def test_a_variable_that_is_nearly_a_guards_ends_the_start(create, right, wrong):
+    with pytest.raises(Unusable, match=f"^{wrong}: .*{right}$") as refusal:
+        create(**{wrong: "hunter2"})
+    assert "hunter2" not in str(refusal.value)
+    assert create(**{wrong: "hunter2", right: "a"}).config["SETTINGS"][right] == ["a"]
+    assert create(**{wrong: ""})
+
+
+@pytest.mark.parametrize("name", ["GITHUB_TOKEN", "AWS_SECRET_KEY_ID", "TOKENS", "SECRET",
+                                  "AWS_SECRET_ACCESS_KEY", "NOTIFY_SECRET", "SSH_KEY"])
+def test_another_variable_is_let_be(create, name):
+    assert create(**{name: "hunter2"})
+
+
 def test_all_wrong_settings_are_named_together(create):
     with pytest.raises(Unusable, match="(?s)MAX_CONTENT_LENGTH.*TRUSTED_PROXIES"):
         create(MAX_CONTENT_LENGTH="many", TRUSTED_PROXIES="many")

@@ -13,7 +13,7 @@ from click.testing import _NamedTextIOWrapper
 
 from app import create_app
 from conftest import wait_task
-from inside import VERSION, Commands, age, graph, label
+from inside import VERSION, Commands, age
 from server import PROJECT
 
 FLASK = [sys.executable, "-m", "flask"]
@@ -137,7 +137,8 @@ def test_a_webhooks_parameter_named_event_is_no_event(define, start, client, ter
     define("release", wait_task("tests"), params=[{"name": "event"}])
     run = start("release", {"event": "push"})
     assert "by a webhook" in terminal("workflowrun", "show", run["id"])
-    page = client.get("/api/v2/callback", headers={"Accept": "text/html"}, query_string={
+    page = client.get("/api/v2/callback", headers={
+        "Accept": "text/html", "User-Agent": "Mozilla/5.0"}, query_string={
         "workflowrun": run["id"], "topic": "tests"})
     assert page.status_code == 200
 
@@ -200,38 +201,6 @@ def test_on_a_real_terminal_a_run_is_drawn_and_waiting_leaves_no_trace(release, 
     line, _, document = seen.rpartition("\r\x1b[K")
     assert line.startswith("\r\x1b[Kwaiting for tests (") and json.loads(document)
     assert "\x1b" in typed({**environ, "NO_COLOR": ""}, "workflowrun", "list")
-
-
-# The diagram
-
-def test_a_workflow_is_drawn_as_a_flowchart(release, flask):
-    assert flask("workflow", "show", "release", "--graph").stdout.splitlines() == [
-        "flowchart TD", '  n0["tests"]', '  n1["approval"]', '  n2["rollback"]', '  n3["ship"]',
-        "  n0 -->|success| n1", "  n0 -->|failure| n2", "  n1 -->|success| n3"]
-
-
-def test_a_runs_states_are_drawn_with_the_tasks_it_started_with(release, callback, define, flask):
-    callback(release, "tests")
-    define("release", wait_task("another"))
-    drawn = flask("workflow", "show", "release", "--run", release["id"]).stdout.splitlines()
-    assert drawn[1] == '  n0["tests"]'
-    assert [line for line in drawn if line.startswith("  class ")] == [
-        "  class n0 succeeded", "  class n1 waiting", "  class n2 skipped", "  class n3 notstarted"]
-    assert sum(line.startswith("  classDef ") for line in drawn) == 4
-
-
-def test_another_workflows_run_is_not_drawn(release, define, flask):
-    result = flask("workflow", "show", define("nightly"), "--run", release["id"])
-    assert result.exit_code == 1 and "is one of workflow release" in result.stderr
-
-
-@pytest.mark.parametrize("name, written", [
-    ('say "hi"', "say #34;hi#34;"), ("a`b", "a#96;b"), ("#quot;", "#35;quot#59;"),
-    ("1. a", "1#46; a"), ("- a", "#45; a"), ("_a_ b_c", "#95;a#95; b_c"), ("v1.2-r_1", "v1.2-r_1"),
-    ("<b>", "#60;b#62;"), ("a\nb]", "a#65533;b#93;"), ("Tür 日本", "Tür 日本"), ("end", "end")])
-def test_a_name_cannot_break_the_diagram(name, written):
-    assert label(name) == written
-    assert f'["{written}"]' in graph([{"name": name, "dependencies": []}])
 
 
 # Checking and trying
@@ -426,4 +395,4 @@ def test_help_needs_no_database(tmp_path):
     result = subprocess.run([*FLASK, "workflow", "show", "--help"], cwd=PROJECT, text=True, env={
         "PATH": os.environ["PATH"], "DATABASE_URL": "sqlite:////proc/no/signalbox.db"},
         capture_output=True)
-    assert result.returncode == 0 and "Mermaid" in result.stdout
+    assert result.returncode == 0 and "definition" in result.stdout

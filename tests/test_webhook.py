@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from conftest import statuses, wait_task
 
+from models import WorkflowRun
+
 DATA = Path(__file__).parent / "data"
 
 
@@ -362,8 +364,24 @@ def test_the_same_key_with_a_payload_that_is_equal_as_json_is_a_repeat(client, d
                                      {"n": 1, "m": None}], ids=str)
 def test_the_same_key_with_another_payload_is_422(define, post, stored, payload):
     run = post({"n": 1}, define("release"), {"Idempotency-Key": "k"})
-    assert post(payload, "release", {"Idempotency-Key": "k"}).status_code == 422
+    answer = post(payload, "release", {"Idempotency-Key": "k"})
+    assert answer.status_code == 422 and run.json["id"] not in answer.text
     assert stored() == [run.json]
+
+
+@pytest.mark.parametrize("name", ["release", None], ids=["named", "not named"])
+def test_a_repeat_during_a_purge_starts_a_run(define, post, stored, monkeypatch, name):
+    define("release", triggers=when("data.ref", "equals", "main"))
+    first, find = post({"ref": "main"}, name, {"Idempotency-Key": "k"}).json, WorkflowRun.find
+
+    def purged(workflowrun, now):
+        WorkflowRun.delete().where(WorkflowRun.id == first["id"]).execute()
+        return find(workflowrun, now)
+
+    monkeypatch.setattr(WorkflowRun, "find", purged)
+    answer = post({"ref": "main"}, name, {"Idempotency-Key": "k"})
+    assert answer.status_code == 200 and answer.json["id"] != first["id"]
+    assert stored() == [answer.json]
 
 
 @pytest.mark.both

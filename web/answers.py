@@ -1,21 +1,29 @@
 """Every answer that is not a view's own: errors in one shape, and the page that a person sees."""
 import json
+import logging
 import secrets
+import threading
 
-from flask import Response, current_app, g, render_template, request
+from flask import Response, g, render_template, request
 from marshmallow import ValidationError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound as NoSuchPath
 from werkzeug.http import HTTP_STATUS_CODES
 
 from runs.refusals import (Ambiguous, BadLink, ConditionsNotMet, Conflict, Denied, Expired,
-                           NotFound, PayloadDiffers, Refused, TriggerDisabled, one_line)
+                           NotFound, PayloadDiffers, Refused, TriggerDisabled)
 from runs.words import in_words
-from storage import UNAVAILABLE
+from storage import UNAVAILABLE, why
+from web import logs
+
+log = logging.getLogger("signalbox")
 
 CALLBACK = "/api/v2/callback"
 FORM, JSON = "application/x-www-form-urlencoded", "application/json"
 STATUS_CODES = {Ambiguous: 400, TriggerDisabled: 403, NotFound: 404, Conflict: 409,
                 PayloadDiffers: 422}
+MOST_ERRORS, LONGEST_ERROR, LONGEST_DETAIL = 20, 300, 500  # so an answer has at most 16 KB (4.7)
+SHOWN = {"workflow": "workflow", "workflowrun": "run", "topic": "topic", "correlate": "correlate"}
+connection = threading.local()  # `close`: the server's, to end this thread's connection afterwards
 
 
 def no_content():
@@ -24,8 +32,27 @@ def no_content():
     return response
 
 
-def problem(status, detail, headers=None, **more):
-    """A problem document (RFC 9457), or the page that says the same to a person."""
+def note(level, word, status, reason, exc_info=None, **known):
+    """The one log line that says why a request was refused or skipped (contract 4.7)."""
+    known |= {name: values[0] for name, values in g.get("parameters", {}).items() if name in SHOWN}
+    said = "".join(f" {SHOWN[name]}={logs.plain(known[name], 100)}" for name in known)
+    log.log(level, "%s status=%d reason=%r%s", word, status, logs.masked(reason), said,
+            exc_info=exc_info)
+
+
+def short(text, most):
+    return text if len(text) <= most else text[:most - 1] + "…"
+
+
+def problem(status, detail, headers=None, reason=None, **more):
+    """A problem document (RFC 9457), or the page that says the same to a person.
+
+    The reason is for the log, if it differs from the detail.
+    """
+    if status != 500:  # of which log_exception has told
+        level = logging.ERROR if status > 500 and reason else logging.WARNING
+        note(level, "refused", status, reason or detail)
+    detail = short(detail, LONGEST_DETAIL)
     if request.path == CALLBACK and wants_page():
         response = page(status, title=HTTP_STATUS_CODES[status], detail=detail)
     else:
@@ -39,8 +66,9 @@ def problem(status, detail, headers=None, **more):
 
 def wants_page():
     """Whether a person's browser asks (contract 8)."""
-    accept = request.accept_mimetypes
-    return accept["text/html"] > accept[JSON] or request.mimetype == FORM
+    accept, agent = request.accept_mimetypes, request.headers.get("User-Agent", "")
+    return (accept["text/html"] > accept[JSON] and agent.startswith("Mozilla/")
+            or request.mimetype == FORM)
 
 
 def page(code, **shown):
@@ -58,6 +86,10 @@ def page(code, **shown):
 
 def add_headers(response):
     """What answers carry whichever view made them."""
+    has_body = request.content_length or "Transfer-Encoding" in request.headers
+    if has_body and not g.get("has_read_body"):
+        # Or what was not read would be taken for the next request.
+        getattr(connection, "close", lambda: None)()
     if response.calculate_content_length() == 0:
         response.headers.pop("Content-Type", None)
     asked = response.status_code == 200 and request.headers.get("WebHook-Request-Origin")
@@ -75,11 +107,12 @@ def denied(error):
     if isinstance(error, BadLink):
         detail = str(error)
     else:
-        detail = "send a token, or sign this with the secret of the workflow that it names"
-        current_app.logger.warning("refused: %s", error)
+        detail = ("sign this with the secret of the workflow; nothing else starts it"
+                  if g.get("is_known") else
+                  "send a token, or sign this with the secret of the workflow that it names")
     if isinstance(error, Expired):
         return problem(410, detail)
-    return problem(401, detail, {"WWW-Authenticate": "Bearer"})
+    return problem(401, detail, {"WWW-Authenticate": "Bearer"}, reason=str(error))
 
 
 def http_error(error):
@@ -93,7 +126,13 @@ def http_error(error):
 
 
 def invalid(error):
-    errors = error.normalized_messages()
+    errors, size = {}, 0
+    for field, messages in error.normalized_messages().items():
+        field, message = short(field, LONGEST_ERROR), short(messages[0], LONGEST_ERROR)
+        size += len(json.dumps([field, message]))
+        if len(errors) == MOST_ERRORS or size > 9000:
+            break
+        errors[field] = [message]
     detail = "; ".join(f"{field}: {messages[0]}" for field, messages in errors.items())
     return problem(400, detail, errors=errors)
 
@@ -103,12 +142,18 @@ def refused(error):
 
 
 def skipped(error):
+    note(logging.INFO, "skipped", 200, str(error), workflow=error.workflow_ref)
     return {"status": "skipped", "workflowRef": error.workflow_ref, "statusMessage": str(error)}
 
 
 def unavailable(error):
-    current_app.logger.error("database unavailable: %s", one_line(error))
-    return problem(503, "the database is busy or away; send it again", {"Retry-After": "1"})
+    return problem(503, "the database is busy or away; send it again", {"Retry-After": "1"},
+                   reason=f"database unavailable: {why(error)}")
+
+
+def log_exception(exc_info):
+    """What Flask tells of a bug, without the path: a secret may stand in it."""
+    note(logging.ERROR, "failed", 500, exc_info[0].__name__, exc_info)
 
 
 #: Each error, wherever it was raised, and what makes its answer.

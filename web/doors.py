@@ -1,4 +1,5 @@
 """Who calls (contract 7): one Caller made once a request, before anything of it is parsed."""
+import threading
 from typing import NamedTuple
 from urllib.parse import parse_qs
 
@@ -11,6 +12,12 @@ from storage import database
 from web import signatures
 from web.answers import CALLBACK, problem
 from web.reading import body, is_binary_event
+
+
+OWN_SITE = ("same-origin", "none")  # none: typed, or opened from outside a browser
+
+LARGE = 65_536  # bytes of a body
+TURN = threading.Lock()
 
 
 class Caller(NamedTuple):
@@ -52,14 +59,15 @@ def identify():
     except UnicodeError as error:
         g.parameters = parse_qs(request.query_string.decode("latin-1"), keep_blank_values=True)
         if tokens and not signatures.has_token(tokens, request.headers, g.parameters):
-            raise Denied("no token, and a query that cannot be read") from error
+            reason = f"{token_at_fault(g.parameters)}, and a query that cannot be read"
+            raise Denied(reason) from error
         raise BadRequest("the query string has bytes that are not percent-encoded") from error
     if request.path == CALLBACK and "signature" in parameters:
         link = signatures.verified_link(setting("SECRET_KEY"), parameters, now())
         g.caller = Caller(link=link)
         return
     has_token = signatures.has_token(tokens, request.headers, parameters)
-    is_known = has_token or not tokens
+    g.is_known = is_known = has_token or not tokens
     workflow = signature = None
     if request.method == "POST" and request.path != CALLBACK:
         name = parameters.get("workflow", [""])[0]
@@ -68,8 +76,30 @@ def identify():
             signature = check_sender(workflow, has_token, is_known)
             is_known = True
     if not is_known:
-        raise Denied("neither a token nor a signature of the workflow that it names")
+        raise Denied(f"{token_at_fault(parameters)}, and no signature of a workflow that it names")
     g.caller = Caller(has_token, workflow=workflow, signature=signature)
+
+
+def wait_for_turn():
+    """One large body is worked on at once: as values it takes a hundred times its size."""
+    length = request.content_length
+    if request.method == "POST" and request.url_rule and (length is None or length > LARGE):
+        if len(body()) > LARGE:  # which is read before: who sends slowly takes no one's turn
+            g.has_turn = TURN.acquire(timeout=15)  # nginx gives up after 25 s
+            if not g.has_turn:
+                abort(problem(503, "too many large bodies at once; send it again",
+                              {"Retry-After": "5"}))
+
+
+def end_turn(error):
+    if g.pop("has_turn", False):
+        TURN.release()
+
+
+def token_at_fault(parameters):
+    is_offered = ("access_token" in parameters or "Authorization" in request.headers
+                  or "x-access-token" in request.headers)
+    return "a wrong token" if is_offered else "no token"
 
 
 def check_sender(workflow, has_token, is_known):
@@ -85,14 +115,15 @@ def check_sender(workflow, has_token, is_known):
         f"set {variable} and restart: it is the secret of workflow {workflow.name}, which cannot "
         "start without it")
     if missing and is_known:
-        current_app.logger.error(missing)
-        abort(problem(503, "this workflow cannot check signatures now", {"Retry-After": "60"}))
+        abort(problem(503, "this workflow cannot check signatures now", {"Retry-After": "60"},
+                      reason=missing))
     try:
         return accepted_signature(workflow, has_token)
     except (BadRequest, Denied) as error:
         if is_known:
             raise
-        raise Denied(missing or getattr(error, "description", error)) from error
+        reason = missing or getattr(error, "description", error)
+        raise Denied(f"{token_at_fault(g.parameters)}, and no signature: {reason}") from error
 
 
 def accepted_signature(workflow, has_token):
@@ -117,10 +148,17 @@ def secrets_of(workflow):
 def refuse_foreign_form():
     """What another site's page may send unasked comes from somebody who never saw this one."""
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
-    foreign = site not in ("same-origin", "none") if site else (
+    foreign = site not in OWN_SITE if site else (
         origin and origin != f"{request.scheme}://{request.host}")
     if foreign:
         raise Forbidden("this form was sent by another site; open the link itself")
+
+
+def refuse_foreign_part():
+    """Another site's page asks for an image or a script, and whoever looks at it knows nothing."""
+    part = request.headers.get("Sec-Fetch-Dest", "document") != "document"
+    if part and request.headers.get("Sec-Fetch-Site") not in OWN_SITE:
+        raise Forbidden("this was asked for by another site's page; open the link itself")
 
 
 def refuse_prefetch():

@@ -3,11 +3,22 @@ import logging
 import re
 from urllib.parse import unquote_plus
 
-LONGEST = 2000  # characters of a line's text (contract 4.7: 2 KB a line)
+LONGEST = 2000  # bytes of a line (contract 4.7: 2 KB)
 SHOWN = ("workflow", "workflowrun", "topic", "status", "correlate")
 PLAIN = re.compile(r"[\w.~:@/ -]{1,255}", re.ASCII)  # none of the signs that part a URL
 REQUEST = re.compile(r"([A-Z]+) ([^\s?]*)\??(\S*) HTTP/[\d.]+[^\s\"]*\" (\d+)")
+METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "TRACE")
 PATHS = ("/api/v2/webhook", "/api/v2/event", "/api/v2/callback")
+
+
+def masked(reason):
+    """A reason without what may be the rest of a URL: in it a secret may stand, however spelled."""
+    return re.sub(r"[?&;#=%](?=\S)\S*", "…", reason[:300])
+
+
+def plain(value, most=255):
+    """The value, when it has no sign in which a secret could hide, and when it is short."""
+    return value if PLAIN.fullmatch(value) and len(value) <= most else "…"
 
 
 def printable(text):
@@ -16,15 +27,15 @@ def printable(text):
         char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
-def target(path, query):
-    """A request's target without its secrets (contract 7.1): the values of the named parameters."""
+def request_line(method, path, query):
+    """A request without its secrets (contract 7.1): of the query the values of five parameters."""
     shown = []
     for part in query.split("&"):
         name, _, value = part.partition("=")
         if name in SHOWN:
-            value = unquote_plus(value)
-            shown.append(f"{name}={value if PLAIN.fullmatch(value) else '...'}")
-    return (path if path in PATHS else "/...") + ("?" + "&".join(shown) if shown else "")
+            shown.append(f"{name}={plain(unquote_plus(value[:1000]))}")
+    return (f"{method if method in METHODS else '…'} {path if path in PATHS else '/…'}"
+            + ("?" + "&".join(shown) if shown else ""))
 
 
 def without_input(message):
@@ -38,16 +49,18 @@ def rewrite_request(record):
     text = record.getMessage()
     if " - - [" in text:
         found = REQUEST.search(text)
-        said = (f"{found[1]} {target(found[2], found[3])} {found[4]}" if found
+        said = (f"{request_line(*found.group(1, 2, 3))} {found[4]}" if found
                 else "a request that cannot be read")
         record.msg, record.args = "%s %s", (text.partition(" ")[0], said)
     return True
 
 
 class Line(logging.Formatter):
-    """Each record as one printable line of at most LONGEST characters, a traceback too."""
+    """Each record as one printable line of at most LONGEST bytes, a traceback too."""
 
     def format(self, record):
         lines = [line.strip() for line in super().format(record).splitlines()]
-        text = printable(" | ".join(lines))
-        return text if len(text) <= LONGEST else f"{text[:LONGEST // 2]} ... {text[-LONGEST // 2:]}"
+        raw = printable(" | ".join(lines)).encode()
+        half = LONGEST // 2 - 3
+        parts = [raw] if len(raw) <= LONGEST else [raw[:half], raw[-half:]]
+        return " … ".join(part.decode(errors="ignore") for part in parts)

@@ -94,6 +94,7 @@ def body():
         raise RequestEntityTooLarge(f"the body may have {limit} bytes at most")
     if len(raw) < (request.content_length or 0):
         raise BadRequest(f"the body was cut short: {len(raw)} of {request.content_length} bytes")
+    g.has_read_body = True
     return raw
 
 
