@@ -124,7 +124,10 @@ class Sqlite(Schema, SqliteDatabase):
         """
         if self.ready and not self.replaced:
             _, wal = self.opened.get(threading.current_thread(), (None, None))
-            self.replaced = identity(self.database) != self.file or wal and wal != self.wal()
+            found = identity(self.database)
+            if found != self.file and not os.path.isfile(self.database):
+                raise Unusable(f"{self.database} is not in its place now; put it back, or restart")
+            self.replaced = found != self.file or wal and wal != self.wal()
         if self.replaced:
             raise Unusable(f"{self.database} was replaced under the running service; stop it, "
                            "restore the backup again, and start it")

@@ -9,12 +9,12 @@ from models import STEPS
 from runs.refusals import Unusable
 from storage import database, open_database
 from storage.copy import BATCH as COPIED_AT_A_TIME
-from terminal import age, graph, label
+from terminal import age
 
 SCHEMA_VERSION = len(STEPS) + 1
 
 __all__ = ["COPIED_AT_A_TIME", "SCHEMA_VERSION", "VERSION", "Commands", "Unusable", "age",
-           "close_database", "commands_on", "graph", "label", "open_database", "upkeep"]
+           "close_database", "commands_on", "database", "open_database", "upkeep"]
 
 
 def close_database():

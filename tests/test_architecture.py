@@ -14,7 +14,6 @@ MAY_IMPORT = {
     "models": {"storage", "runs"},
     "schemas": {"runs"},
     "definitions": {"schemas", "runs"},
-    "definitions": {"schemas", "runs"},
     "notices": {"models", "schemas", "storage", "runs", "web.signatures"},
     "upkeep": {"models", "storage", "runs"},
     "terminal": {"upkeep", "models", "schemas", "storage", "runs"},
@@ -25,11 +24,13 @@ MAY_IMPORT = {
     "wsgi": {"app", "cli", "runs", "web"},
     "gunicorn.conf": {"app", "cli", "runs", "storage", "web"},
 }
-ROOMS = {"flask": {"web", "app", "cli", "terminal"}, "werkzeug": {"web", "app"}, "click": {"cli", "terminal"},
+ROOMS = {"flask": {"web", "app", "cli", "terminal"}, "werkzeug": {"web", "app"},
+         "click": {"cli", "terminal"},
          "peewee": {"storage", "models", "upkeep"}, "playhouse": {"storage", "models"},
          "sqlite3": {"storage"}, "psycopg": set(), "gunicorn": {"gunicorn.conf"},
          "itsdangerous": {"web"},
-         "marshmallow": {"schemas", "definitions", "web", "runs", "app", "cli", "models"},
+         "marshmallow": {"schemas", "definitions", "web", "runs", "app", "cli", "terminal",
+                         "models"},
          "regex": {"runs", "definitions"}}
 
 

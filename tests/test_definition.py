@@ -311,9 +311,9 @@ def test_a_mistake_on_standard_input_is_refused_like_one_in_a_file(environ, flas
     assert stored() == []
 
 
-def test_a_file_that_is_missing_is_a_wrong_usage(flask, stored, tmp_path):
+def test_a_file_that_is_missing_is_refused_by_name(flask, stored, tmp_path):
     result = flask("workflow", "apply", tmp_path / "missing.json")
-    assert result.exit_code == 2 and "missing.json" in result.stderr
+    assert result.exit_code == 1 and "missing.json" in result.stderr
 
 
 @pytest.mark.both

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from app import create_app
-from conftest import Commands, Unusable, database, session, wait_task
+from conftest import session, wait_task
+from inside import Commands, Unusable, database
 from server import PROJECT, Load, Server, at_once, integrity
 
 BESIDE = ("", "-wal", "-shm")

@@ -9,7 +9,8 @@ import pytest
 from peewee import DatabaseError, OperationalError, SqliteDatabase
 
 from app import create_app
-from conftest import database, file_of, sql, statuses, wait_task
+from conftest import file_of, sql, statuses, wait_task
+from inside import database
 
 MEGABYTE = {"text": "x" * 1_000_000}
 

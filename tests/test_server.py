@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import VERSION, statuses, wait_task
+from conftest import statuses, wait_task
+from inside import VERSION
 from server import GUNICORN, PROJECT, Server, at_once, processes, wait_until
 
 pytestmark = pytest.mark.server

@@ -11,7 +11,8 @@ from threading import Timer
 import pytest
 
 from app import create_app
-from conftest import Commands, database, file_of, session, wait_task
+from conftest import file_of, session, wait_task
+from inside import Commands, database
 from server import PROJECT
 
 FLASK = [sys.executable, "-m", "flask"]
