@@ -2,6 +2,8 @@
 PYTHON ?= python3
 ADDRESS := $(if $(findstring :,$(HOST)),[$(HOST)],$(or $(HOST),127.0.0.1)):$(or $(PORT),8000)
 BIN := .venv/bin
+# glibc gives each thread a heap of its own, where what it has freed stays: two are enough.
+export MALLOC_ARENA_MAX ?= 2
 
 .PHONY: run test lint audit bench soak clean
 

@@ -1,6 +1,4 @@
 """gunicorn's settings for a small machine with two cores; `gunicorn wsgi:app` reads them itself."""
-import contextlib
-import ctypes
 import os
 
 from gunicorn.glogging import Logger as GunicornLogger
@@ -14,12 +12,6 @@ try:
     settings = load_settings(os.environ)
 except Unusable as error:
     raise SystemExit(f"signalbox cannot start: {error}")
-
-
-# glibc gives each thread a heap of its own, where what it has freed stays: with 32 bodies of 1 MB
-# at once a worker had 318 MB, with two heaps 172. Other libraries have no such setting.
-with contextlib.suppress(AttributeError, OSError):
-    ctypes.CDLL(None).mallopt(-8, 2)  # M_ARENA_MAX, mallopt(3)
 
 
 class Logger(GunicornLogger):

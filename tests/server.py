@@ -85,7 +85,8 @@ class Server:
         self.command, self.cwd, self.port = command, cwd, free_port()
         self.database, self.log_file = folder / "signalbox.db", folder / "service.log"
         self.environ = {"PATH": os.environ["PATH"], "HOST": "127.0.0.1", "PORT": str(self.port),
-                        "WEB_CONCURRENCY": "2", "DATABASE_URL": f"sqlite:///{self.database}"}
+                        "WEB_CONCURRENCY": "2", "MALLOC_ARENA_MAX": "2",
+                        "DATABASE_URL": f"sqlite:///{self.database}"}
         self.environ.update(settings)
         self.mine, self.connections = threading.local(), []
 

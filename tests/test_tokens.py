@@ -297,7 +297,7 @@ def test_an_oversized_body_is_413_and_read_no_further(client, known, stored, nam
         answers.append(client.post(f"{WEBHOOK}?workflow={name}", headers=headers, data=body.read(),
                                    content_type="application/json", environ_overrides=length))
     statuses = [answer.status_code for answer in answers]
-    assert statuses == [413, 413, 413]
+    assert statuses == [413, 413, 401 if chunked else 413]  # what is not signed is not read
     assert stored() == []
 
 

@@ -11,7 +11,7 @@ from runs.refusals import Denied
 from storage import database
 from web import signatures
 from web.answers import CALLBACK, problem
-from web.reading import body, is_binary_event
+from web.reading import body, is_binary_event, refuse_oversize
 
 
 OWN_SITE = ("same-origin", "none")  # none: typed, or opened from outside a browser
@@ -71,8 +71,11 @@ def identify():
     workflow = signature = None
     if request.method == "POST" and request.path != CALLBACK:
         name = parameters.get("workflow", [""])[0]
-        if name and name.isprintable():
-            workflow = Workflow.known(name)
+        workflow = Workflow.known(name) if name and name.isprintable() else None
+        if name:
+            refuse_oversize()  # whatever is signed: it tells a stranger nothing
+        own = workflow and workflow.content.get("signature_header")
+        if name and (is_known or signatures.is_signed(request.headers, own)):
             signature = check_sender(workflow, has_token, is_known)
             is_known = True
     if not is_known:

@@ -79,6 +79,13 @@ def parsed_content_type(text):
     return found.lower(), options.get("charset", unread).lower()
 
 
+def refuse_oversize(length=None):
+    """413 when the body has more bytes than may be: so many, or as many as it is said to have."""
+    limit = current_app.config["SETTINGS"]["MAX_CONTENT_LENGTH"]
+    if (length or request.content_length or 0) > limit:
+        raise RequestEntityTooLarge(f"the body may have {limit} bytes at most")
+
+
 def body():
     """The raw bytes of the request. Too many are answered 413, too few 400."""
     limit = current_app.config["SETTINGS"]["MAX_CONTENT_LENGTH"]
@@ -87,11 +94,10 @@ def body():
     try:
         raw = request.get_data()
     except RequestEntityTooLarge:
-        raw = None
+        refuse_oversize(limit + 1)
     except Exception as error:  # each server has its own for a body that it cannot read
         raise BadRequest("the body was cut short or its chunks are malformed") from error
-    if raw is None or len(raw) > limit:
-        raise RequestEntityTooLarge(f"the body may have {limit} bytes at most")
+    refuse_oversize(len(raw))
     if len(raw) < (request.content_length or 0):
         raise BadRequest(f"the body was cut short: {len(raw)} of {request.content_length} bytes")
     g.has_read_body = True
@@ -100,9 +106,9 @@ def body():
 
 def payload():
     """The JSON object that the body is, also where a sender forgot to say so (contract 4.1)."""
-    found, raw = media_type(), body()
-    if not is_json() and found not in ("", "text/plain"):
+    if media_type() not in ("", "text/plain") and not is_json():
         raise unsupported(JSON)
+    raw = body()
     if is_json() and not raw.strip():
         raise ValidationError("is empty; send a JSON object", "body")
     try:
