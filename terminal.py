@@ -93,7 +93,7 @@ class Contents(click.File):
             self.fail(f"{value!r}: {error.strerror}")
         if len(content) > LARGEST:
             self.fail(f"{value!r} has more than {LARGEST} bytes")
-        return value, content
+        return "<stdin>" if value == "-" else value, content
 
     def fail(self, message, param=None, ctx=None):
         raise refusal(message)

@@ -271,8 +271,9 @@ def test_a_service_whose_database_was_replaced_refuses_until_it_is_restarted(tmp
             load.more(50)
         assert load.errors == []
         assert {status for was, status in load.done if was} == {503}
-        assert ("was replaced under the running service; stop it, restore the backup" in server.log
-                or replace is by_removing and "is not in its place now" in server.log)
+        assert ("is not in its place now" if replace is by_removing else
+                "was replaced under the running service; stop it, restore the backup"
+                ) in server.log
     for end in BESIDE:
         Path(f"{server.database}{end}").unlink(missing_ok=True)
     server.database.write_bytes(kept)
