@@ -15,7 +15,11 @@ run: .venv/run
 	@echo
 	@echo "What comes next: README.md, 'Your first run'."
 	@echo
-	@[ -n "$$WEB_CONCURRENCY" ] || unset WEB_CONCURRENCY; exec $(BIN)/gunicorn wsgi:app
+	@[ -n "$$WEB_CONCURRENCY" ] || unset WEB_CONCURRENCY; \
+	$(BIN)/gunicorn wsgi:app & service=$$!; $(BIN)/flask deliver & deliver=$$!; \
+	trap 'kill $$service $$deliver 2>/dev/null' INT TERM; \
+	while kill -0 $$service 2>/dev/null; do wait $$service; code=$$?; done; \
+	kill $$deliver 2>/dev/null; wait $$deliver; exit $$code
 
 test: .venv/dev
 	$(BIN)/python -m pytest -m "not alone" -n 2 --dist loadfile --no-loadscope-reorder
@@ -49,7 +53,7 @@ clean:
 	$(BIN)/pip install -q --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-.venv/dev: requirements.txt requirements-postgres.txt requirements-dev.txt | .venv/bin/python
+.venv/dev: requirements.txt requirements-postgres.txt requirements-notify.txt requirements-dev.txt | .venv/bin/python
 	$(BIN)/pip install -q --disable-pip-version-check -r requirements-dev.txt
 	@touch $@ .venv/run
 

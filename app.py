@@ -15,7 +15,7 @@ import storage
 import upkeep
 from models import STEPS, TABLES, Workflow, WorkflowRun
 from runs.refusals import Unusable
-from runs.words import ANSWERS
+from runs.words import ANSWERS, LINK
 from schemas import dump_run
 from web import answers, doors, reading
 from web.reading import together
@@ -37,23 +37,29 @@ def post_callback():
         doors.refuse_foreign_form()
     if not reading.is_form():
         query, payload = together(reading.callback_query, reading.payload)
-        WorkflowRun.resolve(**query, results=results(data=payload), now=doors.now())
+        resolve(naming_its_run(query), data=payload)
         return answers.no_content()
     query, form = together(reading.callback_query, reading.form)
-    query["status"] = form["status"] or query["status"]
-    WorkflowRun.resolve(**query, results=results(comment=form["comment"]), now=doors.now())
+    query = naming_its_run({**query, "status": form["status"] or query["status"]})
+    resolve(query, comment=form["comment"])
     return callback_page(query)
 
 
 @api.get("/callback")
 def get_callback():
-    """Resolve a topic of a run, without a payload; ask a person first (contract 4.4, 8)."""
+    """Resolve a topic of a run, without a payload; ask a person first (contract 4.4, 8).
+
+    Without a topic it shows the run.
+    """
     doors.refuse_prefetch()
     doors.refuse_foreign_part()
-    query = reading.callback_query()
+    if query := reading.look_query():
+        run = WorkflowRun.find(naming_its_run(query)["workflowrun"], doors.now())
+        return answers.page(200, "run.html", run=run) if answers.wants_page() else dump_run(run)
+    query = naming_its_run(reading.callback_query())
     if doors.setting("CONFIRM_LINKS") and (g.caller.link or answers.wants_page()):
         return callback_page(query)
-    WorkflowRun.resolve(**query, results=results(), now=doors.now())
+    resolve(query)
     return answers.no_content()
 
 
@@ -74,7 +80,7 @@ def start(name, delivery):
     else:
         workflow, routed = upkeep.route(delivery, g.caller.may_start, reading.identified)
     delivery = reading.identified(delivery, workflow)
-    return dump_run(WorkflowRun.start(workflow, delivery, routed, doors.now()))
+    return dump_run(WorkflowRun.start(workflow, delivery, routed, doors.now(), g.caller.by))
 
 
 def handshake(name, payload):
@@ -93,20 +99,31 @@ def handshake(name, payload):
     return hello
 
 
-def results(**given):
-    """A task's results: what was given, and whom a signed link was made for."""
+def naming_its_run(query):
+    """The query with the run's id in place of its workflow and the value kept with it."""
+    workflow, correlate = query.pop("workflow"), query.pop("correlate")
+    return {**query, "workflowrun": WorkflowRun.correlated(workflow, correlate)
+            } if correlate else query
+
+
+def resolve(query, **given):
+    """Resolve a topic with these results, and the name of who did."""
     given["by"] = g.caller.by
-    return [{"name": name, "value": value} for name, value in given.items() if value is not None]
+    results = [{"name": name, "value": value} for name, value in given.items() if value is not None]
+    WorkflowRun.resolve(**query, results=results, may_resolve=g.caller.may_resolve,
+                        now=doors.now())
 
 
 def callback_page(query):
     """The page for a person: what will happen, or what has happened (contract 8)."""
     run = WorkflowRun.find(query["workflowrun"], doors.now())
     tasks = run.tasks_on(query["topic"])
+    mine = list(filter(g.caller.may_resolve, tasks))
     statuses = [query["status"]] if "status" in g.parameters else ANSWERS
     return answers.page(200, run=run, tasks=tasks, topic=query["topic"], statuses=statuses,
                         asks=request.method == "GET" and any(task.outcome is None
-                                                             for task in tasks))
+                                                             for task in mine or tasks),
+                        mine=mine)
 
 
 class Words(fields.String):
@@ -117,6 +134,20 @@ class Words(fields.String):
         if not words or not all(re.fullmatch("[!-~]+", word) for word in words):
             raise ValidationError("must be one or more words of printable ASCII, comma-separated")
         return words
+
+
+class Tokens(Words):
+    """Such words as (name, token) pairs; NAME:TOKEN, or a token that has no name."""
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        pairs = []
+        for word in super()._deserialize(value, attr, data, **kwargs):
+            name, colon, token = word.rpartition(":")
+            if colon and not (name and token) or ":" in name or name == LINK:
+                raise ValidationError("each must be TOKEN or NAME:TOKEN, neither empty nor with a "
+                                      f"colon in it, and NAME not {LINK}")
+            pairs.append((name or None, token))
+        return pairs
 
 
 def whole_number(default, least):
@@ -136,8 +167,9 @@ class Settings(Schema):
     DATABASE_URL = fields.String(load_default="sqlite:///instance/signalbox.db")
     MAX_CONTENT_LENGTH = whole_number(1_048_576, least=1)
     TRUSTED_PROXIES = whole_number(0, least=0)
-    ACCESS_TOKENS = Words(load_default=[])
+    ACCESS_TOKENS = Tokens(load_default=[])
     SECRET_KEY = Words(load_default=[])
+    NOTIFY_SECRET = Words(load_default=[])
     CONFIRM_LINKS = fields.Boolean(load_default=True, truthy={"1"}, falsy={"0"},
                                    error_messages={"invalid": "must be 1 or 0"})
     HOST = fields.String(load_default="127.0.0.1")

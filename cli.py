@@ -1,5 +1,6 @@
 """`flask workflow …` and `flask workflowrun …`: how people operate the service."""
 import contextlib
+import signal
 import sys
 import time
 
@@ -8,6 +9,7 @@ from flask import current_app
 from flask.cli import with_appcontext
 from marshmallow import ValidationError
 
+import notices
 import storage
 import upkeep
 from definitions import DEFINITION, read
@@ -18,11 +20,11 @@ from runs.strictjson import parse_object
 from runs.words import ANSWERS, ENDED, RUN_STATUSES, SUCCEEDED, WEBHOOK
 from schemas import dump_run
 from storage.copy import copy
-from terminal import (Contents, Duration, Group, callback_url, columns, echo,
+from terminal import (Contents, Duration, Group, be_brief, columns, echo,
                       escape_what_is_not_encodable, lines_of, listing, plain, print_json, refusal,
                       report, table, tell, tree, trial, waits_for)
 from web.cloudevents import CLOUD_EVENT
-from web.signatures import sign_link
+from web.signatures import callback_link
 
 __version__ = "1.1.0"  # setup.cfg takes it from here
 
@@ -64,6 +66,14 @@ def workflow_apply(files):
     definitions = load_definitions(files, "nothing was applied; correct the lines above")
     for name, version, outcome in Workflow.apply(definitions):
         echo(f"{outcome} {name} (version {version})")
+    environ = current_app.config["ENVIRON"]
+    for definition in definitions:
+        for entry in definition.get("notify", []):
+            address = environ.get(entry["to"].removeprefix("env:"), "https://") if (
+                entry["to"].startswith("env:")) else entry["to"]
+            if reason := notices.unsendable(address):
+                echo(f"warning: {definition['name']}: notices to {notices.shown(address)} cannot "
+                     f"be sent here. {reason}", err=True)
 
 
 @workflow.command("check", cls=click.Command)
@@ -161,12 +171,17 @@ def workflowrun():
               shell_complete=completing(Workflow.name))
 @click.option("--status", metavar="S", type=click.Choice(RUN_STATUSES),
               help="Only runs with this status.")
+@click.option("--since", metavar="DURATION", type=Duration(), help="Only runs started since: 2h.")
+@click.option("--containing", metavar="TEXT", help="Only runs that this text arrived for.")
+@click.option("--correlate", metavar="VALUE", help="Only runs that this value is kept with.")
 @click.option("--limit", metavar="N", type=click.IntRange(1, 1_000_000), default=20,
               show_default=True, help="How many at most.")
 @click.option("--json", "as_json", is_flag=True, help="An array of WorkflowRuns, for programs.")
-def workflowrun_list(workflow_ref, status, limit, as_json):
+def workflowrun_list(workflow_ref, status, since, containing, correlate, limit, as_json):
     """Show runs, the newest first."""
-    runs = upkeep.newest(workflow_ref, status, limit, now())
+    runs = upkeep.newest(workflow_ref, status, limit, now(), containing=containing,
+                         since=None if since is None else now() - since * 1000,
+                         correlate=correlate)
     if as_json:
         return print_json([dump_run(run) for run in runs])
     if not runs:
@@ -223,9 +238,16 @@ def workflowrun_wait(run_id, timeout):
 
 
 @workflowrun.command("cancel")
-@run_argument
-def workflowrun_cancel(run_id):
+@click.argument("run_id", metavar="[ID]", required=False,
+                shell_complete=completing(WorkflowRun.id))
+@click.option("--workflow", "name", metavar="NAME", shell_complete=completing(Workflow.name),
+              help="All runs of this workflow instead.")
+def workflowrun_cancel(run_id, name):
     """End a run and its open tasks as cancelled."""
+    if (run_id is None) == (name is None):
+        raise click.UsageError("name a run's ID, or a --workflow")
+    if name is not None:
+        return echo(f"cancelled {upkeep.cancel_all(name, now())} runs")
     WorkflowRun.cancel(run_id, now())
     echo(f"cancelled {run_id}")
 
@@ -250,11 +272,7 @@ def workflowrun_link(run_id, topic, status, by, expires):
         raise refusal("set SECRET_KEY, here and for the service, to a random text such as "
                       "`openssl rand -hex 32` prints: it signs links")
     WorkflowRun.find(run_id, now()).tasks_on(topic)  # raises NotFound
-    link = {"workflowrun": run_id, "topic": topic, "status": status, "by": by,
-            "expires": str(now() // 1000 + expires)}
-    link = {name: value for name, value in link.items() if value is not None}
-    link["signature"] = sign_link(settings["SECRET_KEY"], link)
-    echo(callback_url(settings, link))
+    echo(callback_link(settings, run_id, topic, now() // 1000 + expires, status, by))
 
 
 @workflowrun.command("expire")
@@ -335,4 +353,32 @@ def status(as_json):
     sys.exit(0 if facts["database"] == "ok" else 1)
 
 
-COMMANDS = (workflow, workflowrun, db, status)
+@click.command()
+@click.option("--once", is_flag=True, help="Send what is due now, and end (for a timer).")
+@click.option("--again", is_flag=True, help="The same, and what was given up once more.")
+@with_appcontext
+def deliver(once, again):
+    """Send notices, and time out what is overdue, each second until SIGTERM.
+
+    Several may do so at once: they share the work.
+    """
+    deliverer = notices.Deliverer(current_app.config["SETTINGS"], current_app.config["ENVIRON"],
+                                  current_app.config["CLOCK"])
+    try:
+        storage.database.prepare()
+        if again:
+            notices.try_again(now())
+        if once or again:
+            be_brief()
+        else:
+            signal.signal(signal.SIGTERM, deliverer.stop)
+            signal.signal(signal.SIGINT, deliverer.stop)
+            notices.log.info("delivering notices")
+        deliverer.run(once or again)
+    except storage.BROKEN as error:
+        raise refusal(f"the database cannot be used now: {storage.why(error)}") from error
+    if once or again:
+        echo(f"sent {deliverer.counts['sent']}, failed {deliverer.counts['failed']}")
+
+
+COMMANDS = (workflow, workflowrun, db, deliver, status)

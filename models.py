@@ -8,15 +8,16 @@ import logging
 import secrets
 from functools import lru_cache
 
-from peewee import (AutoField, BigIntegerField, BooleanField, CharField, CompositeKey,
+from peewee import (AutoField, BigIntegerField, BooleanField, Case, CharField, CompositeKey,
                     ForeignKeyField, IntegerField, OperationalError, TextField)
 
 from runs.conditions import correlated, filled_task, is_enabled, unmet
-from runs.life import RunLife, TaskLife, new_id
-from runs.refusals import (ConditionsNotMet, Conflict, NotFound, PayloadDiffers,
+from runs.life import MINUTE, RunLife, TaskLife, new_id
+from runs.refusals import (ConditionsNotMet, Conflict, NotAllowed, NotFound, PayloadDiffers,
                            TriggerDisabled)
 from runs.strictjson import same_json
-from runs.words import CANCELLED, ENDED, FAILED, NOT_STARTED, RUNNING, SUCCEEDED, WAITING
+from runs.words import (CANCELLED, ENDED, FAILED, NOT_STARTED, RUN_STARTED, RUNNING, SUCCEEDED,
+                        WAITING)
 from storage import Statement, Table, database, parameter
 
 log = logging.getLogger("signalbox")
@@ -98,10 +99,12 @@ class WorkflowRun(RunLife, Table):
     end_time = BigIntegerField(null=True)
     due = BigIntegerField(null=True)  # when the run or one of its waiting tasks times out next
     correlate = CharField(null=True)  # by which callers who do not know the id name the run
+    notify_json = TextField(column_name="notify", null=True)  # as defined when it started
 
     @classmethod
-    def start(cls, workflow, delivery, routed, now):
+    def start(cls, workflow, delivery, routed, now, by=None):
         """Start a run of the workflow; a repeated delivery gets the first run as it stands now.
+        `by` is who asks, for the log.
 
         Raises PayloadDiffers, TriggerDisabled, ConditionsNotMet; NotFound when the workflow is
         deleted meanwhile.
@@ -118,6 +121,7 @@ class WorkflowRun(RunLife, Table):
             with database.writing():
                 stored = workflow.is_current() and run.store()
             if stored:
+                run.story[0] += f" by={by!r}" if by else ""
                 run.tell()
                 return run
             secret_env = workflow.content.get("secret_env")
@@ -126,20 +130,25 @@ class WorkflowRun(RunLife, Table):
                 raise OperationalError("the workflow's secret changed while a request came in")
 
     @classmethod
-    def resolve(cls, workflowrun, topic, status, results, now):
+    def resolve(cls, workflowrun, topic, status, results, may_resolve, now):
         """End every task of the run that waits on the topic; those not started yet remember it.
+        Which of them the caller may end says `may_resolve`, a function of a task.
 
-        Raises NotFound for an unknown run or topic, Conflict when every task has ended otherwise.
+        Raises NotFound for an unknown run or topic, Conflict when every task has ended otherwise,
+        NotAllowed.
         """
         text, kept = json.dumps(results), None
         said = "".join(f" {result['name']}={result['value']!r}" for result in results
                        if result["name"] != "data")
         with cls.changing(workflowrun, now) as run:
             for task in run.tasks:
-                if task.topic == topic and task.outcome is None:
+                if task.topic == topic and task.outcome is None and may_resolve(task):
                     task.take_callback(status, kept or text, said, now)
                     kept = kept or str(task.position)  # the others find it there: stored once
-        tasks = run.tasks_on(topic)
+        tasks = list(filter(may_resolve, run.tasks_on(topic)))
+        if not tasks:
+            raise NotAllowed(f"topic {topic!r} of run {run.id} is for "
+                             f"{run.who_may_resolve(topic)}")
         if all(task.outcome != status for task in tasks):
             ends = ", ".join(f"{task.name} {task.outcome}" for task in tasks)
             raise Conflict(f"topic {topic!r} of run {run.id} has ended already: {ends}")
@@ -170,6 +179,19 @@ class WorkflowRun(RunLife, Table):
             run = cls.loaded(workflowrun, now)
         run.expire(now)
         return run
+
+    @classmethod
+    def correlated(cls, workflow, correlate):
+        """The id of the workflow's newest run with that value, of those that run if any does.
+
+        Raises NotFound.
+        """
+        has_ended = Case(None, [(cls.status == RUNNING, 0)], 1)
+        run = cls.select(cls.id).where(cls.workflow_ref == workflow, cls.correlate == correlate
+                                       ).order_by(has_ended, cls.number.desc()).first()
+        if run:
+            return run.id
+        raise NotFound(f"workflow {workflow!r} has no run that correlates with {correlate!r}")
 
     @classmethod
     @contextlib.contextmanager
@@ -213,6 +235,7 @@ class WorkflowRun(RunLife, Table):
             "workflow_version": workflow.version, "trigger": delivery.trigger, "routed": routed,
             "delivery_key": delivery.key, "status": RUNNING, "timeout": content.get("timeout"),
             "correlate": correlated(content.get("correlate"), delivery, params),
+            "notify_json": json.dumps(content["notify"]) if content.get("notify") else None,
             "params_json": json.dumps(params), "start_time": now})
         run.adopt([TaskRun.from_row({
             **dict.fromkeys(TaskRun._meta.sorted_field_names), "position": position,
@@ -221,6 +244,7 @@ class WorkflowRun(RunLife, Table):
             "status": NOT_STARTED, "timeout": task.get("timeout"),
             "dependencies_json": json.dumps(task["dependencies"])})
             for position, task in enumerate(content["tasks"])], now)
+        run.happened.append((RUN_STARTED, None))
         run.to_consider.extend(run.tasks)
         run.advance(now)
         waiting = [task.topic for task in run.tasks if task.status == WAITING]
@@ -244,6 +268,7 @@ class WorkflowRun(RunLife, Table):
             for task in self.tasks:
                 task.workflow_run = self.number
                 INSERT_TASK.run(task.__data__)
+            self.store_notices()
         return bool(self.number)
 
     def save_changes(self):
@@ -252,6 +277,18 @@ class WorkflowRun(RunLife, Table):
         for task in self.tasks:
             if task.is_dirty():
                 UPDATE_TASK.run(task.__data__)
+        self.store_notices()
+
+    def store_notices(self):
+        if self.notify_json:
+            told = list(self.to_tell())
+            ids = sorted(new_id(self.as_of) for _ in told)  # they are sent in this order
+            for notice_id, (kind, task, entry) in zip(ids, told):
+                INSERT_NOTICE.run({
+                    "id": notice_id, "workflow_run": self.number, "kind": kind, "task": task,
+                    "to": entry["to"], "by": entry.get("by"), "created": self.as_of,
+                    "due": self.as_of + entry.get("after", 0) * MINUTE, "attempts": 0,
+                    "claimed_until": 0})
 
     def tell(self):
         """Log what changed, a line each, once it is committed."""
@@ -261,6 +298,10 @@ class WorkflowRun(RunLife, Table):
     @property
     def params(self):
         return json.loads(self.params_json)
+
+    @property
+    def notify(self):
+        return parsed(self.notify_json)
 
 
 BY_WORKFLOW_AND_STATUS = WorkflowRun.index(
@@ -328,6 +369,24 @@ class TaskRun(TaskLife, Table):
         return self.answer if self.has_results else []
 
 
+class Notice(Table):
+    """What somebody is to be told of a run; notices.py sends it, and deletes it once that is done.
+    """
+    id = CharField(primary_key=True, max_length=32)
+    workflow_run = ForeignKeyField(WorkflowRun, on_delete="CASCADE")
+    kind = CharField(max_length=12)
+    task = CharField(null=True)  # its name
+    to = TextField()
+    by = CharField(null=True)
+    created = BigIntegerField()
+    due = BigIntegerField(null=True)  # when it is tried next; null: it was given up
+    attempts = IntegerField()
+    claimed_until = BigIntegerField()  # somebody is sending it
+
+
+Notice.add_index(Notice.due, Notice.to)
+
+
 # What every request runs, with parameters that take their values from a row's columns.
 def columns(model, *names):
     """Each of these columns, all but a number that the database gives if none are named, and the
@@ -349,6 +408,7 @@ TASKS_OF_RUN = Statement(lambda: TaskRun.select().where(
     TaskRun.workflow_run == parameter("workflow_run")).order_by(TaskRun.position))
 INSERT_RUN = Statement(lambda: WorkflowRun.insert(columns(WorkflowRun)).on_conflict_ignore())
 INSERT_TASK = Statement(lambda: TaskRun.insert(columns(TaskRun)))
+INSERT_NOTICE = Statement(lambda: Notice.insert(columns(Notice)))
 UPDATE_RUN = Statement(lambda: WorkflowRun.update(columns(
     WorkflowRun, "status", "status_message", "end_time", "due")).where(
     WorkflowRun.number == parameter("number")))
@@ -357,10 +417,11 @@ UPDATE_TASK = Statement(lambda: TaskRun.update(columns(
     "callback_results")).where(TaskRun.workflow_run == parameter("workflow_run"),
                                TaskRun.position == parameter("position")))
 
-TABLES = [Workflow, WorkflowRun, TaskRun]
+TABLES = [Workflow, WorkflowRun, TaskRun, Notice]
 #: What makes of a database of version n one of version n + 1, in their order (storage/schema.py).
 STEPS = [
     lambda opened: opened.add(BY_WORKFLOW_AND_STATUS),
     lambda opened: opened.add(WorkflowRun.correlate, BY_CORRELATE, TaskRun.message,
                               TaskRun.resolvers_json),
+    lambda opened: (opened.add(WorkflowRun.notify_json), opened.create_tables([Notice])),
 ]

@@ -3,7 +3,8 @@
 import re
 from datetime import datetime, timezone
 
-from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
+from marshmallow import (EXCLUDE, Schema, ValidationError, fields, post_load, validate,
+                         validates_schema)
 
 from runs.words import ANSWERS, EVENT_WAIT, SUCCEEDED
 
@@ -55,8 +56,24 @@ class TriggerQuery(Query):
 STATUS = validate.OneOf(ANSWERS, error="must be succeeded or failed")
 
 
-class CallbackQuery(Query):
-    workflowrun = parameter(required=True)
+class RunQuery(Query):
+    """Names a run by its id, or by its workflow and the value kept with it (contract 4.3)."""
+    workflowrun = parameter(load_default=None)
+    workflow = parameter(load_default=None)
+    correlate = parameter(load_default=None)
+
+    @validates_schema(skip_on_field_errors=False)
+    def check_one_way(self, query, **kwargs):
+        run, workflow, correlate = (query.get(name) for name in
+                                    ("workflowrun", "workflow", "correlate"))
+        if run and (workflow or correlate):
+            raise ValidationError("names the run; leave out workflow and correlate", "workflowrun")
+        if not run and not (workflow and correlate):
+            raise ValidationError("is required", "workflow" if correlate else
+                                  "correlate" if workflow else "workflowrun")
+
+
+class CallbackQuery(RunQuery):
     topic = parameter(required=True)
     status = Parameter(load_default=SUCCEEDED, validate=lambda text: STATUS(text.lower()))
 

@@ -7,8 +7,6 @@ import re
 import shlex
 import shutil
 import sys
-from collections import defaultdict
-from urllib.parse import urlencode
 
 import click
 from flask.cli import AppGroup
@@ -19,17 +17,18 @@ import upkeep
 from models import Workflow, WorkflowRun
 from runs.conditions import MISSING, evaluate, filled_task, in_text, is_enabled
 from runs.refusals import NotFound, Refused, Unusable, did_you_mean
-from runs.words import (CANCELLED, FAILED, NOT_STARTED, RUNNING, SKIPPED, SUCCEEDED, TIMED_OUT,
-                        WAITING)
+from runs.words import (CANCELLED, FAILED, MARKS, NOT_STARTED, RUNNING, SKIPPED, SUCCEEDED,
+                        TIMED_OUT, WAITING)
+from web.signatures import callback_url
 
 log = logging.getLogger("signalbox")
 
 SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 LARGEST = 100_000_000  # bytes of a file that is read
-#: For each status a mark and a terminal's colour.
-LOOKS = {NOT_STARTED: ("○", "bright_black"), WAITING: ("●", "yellow"), RUNNING: ("●", "yellow"),
-         SUCCEEDED: ("✓", "green"), FAILED: ("✗", "red"), TIMED_OUT: ("!", "red"),
-         SKIPPED: ("–", "bright_black"), CANCELLED: ("×", "bright_black")}
+LONGEST = 200  # characters that are shown of a result
+#: For each status a terminal's colour.
+COLOURS = {NOT_STARTED: "bright_black", WAITING: "yellow", RUNNING: "yellow", SUCCEEDED: "green",
+           FAILED: "red", TIMED_OUT: "red", SKIPPED: "bright_black", CANCELLED: "bright_black"}
 
 
 def plain(text, kept=""):
@@ -63,6 +62,12 @@ def refusal(message, exit_code=1):
     error = click.ClickException(shown(message))
     error.exit_code = exit_code
     return error
+
+
+def be_brief():
+    """Let a person see warnings only: what a command prints is enough."""
+    if sys.stderr.isatty():
+        log.setLevel(logging.WARNING)
 
 
 class Duration(click.ParamType):
@@ -121,8 +126,7 @@ class Group(AppGroup):
     def invoke(self, ctx):
         if os.environ.get("NO_COLOR"):  # https://no-color.org
             ctx.color = False
-        if sys.stderr.isatty():
-            log.setLevel(logging.WARNING)  # what a command prints is enough for a person
+        be_brief()
         escape_what_is_not_encodable()
         try:
             return super().invoke(ctx)
@@ -171,7 +175,7 @@ def age(milliseconds):
 
 
 def coloured(text, status):
-    return click.style(text, fg=LOOKS[status][1])
+    return click.style(text, fg=COLOURS[status])
 
 
 def table(head, rows, width=None):
@@ -183,23 +187,20 @@ def table(head, rows, width=None):
                      for line in lines)
 
 
-def callback_url(settings, query):
-    return f"{settings['PUBLIC_URL'].rstrip('/')}/api/v2/callback?{urlencode(query)}"
-
-
 def tree(run, settings):
     """A run: each task under the first that it depends on, with the commands that resolve it."""
     lines = [f"{click.style(run.workflow_ref, bold=True)} {run.id} {state(run)}, started "
              f"{age(run.as_of - run.start_time)} ago by {plain(run.origin)}"]
-    below = defaultdict(list)
-    for task in reversed(run.tasks):
-        below[next((needed["task_ref"] for needed in task.dependencies), None)].append(task)
-    token = ' -H "Authorization: Bearer ${ACCESS_TOKENS%%,*}"' if settings["ACCESS_TOKENS"] else ""
-    left = [("  ", task) for task in below[None]]
-    while left:
-        indent, task = left.pop()
-        mark = coloured(LOOKS[task.status][0], task.status)
+    tokens = settings["ACCESS_TOKENS"]
+    token = "" if not tokens else ' -H "Authorization: Bearer ${ACCESS_TOKENS%s}"' % (
+        "%%,*" if tokens[0][0] is None else "##*:" if tokens[-1][0] else "##*,")
+    for depth, task in run.tree():
+        indent, mark = "  " * (depth + 1), coloured(MARKS[task.status], task.status)
         lines.append(f"{indent}{mark} {plain(task.name)}: {state(task)}, topic {plain(task.topic)}")
+        if task.message:
+            lines.append(f"{indent}    {plain(task.message)}")
+        lines += [plain(f"{indent}    {result['name']}: {short(result['value'])}")
+                  for result in task.results]
         if task.status == WAITING:
             url = callback_url(settings, {"workflowrun": run.id, "topic": task.topic})
             lines.append(f"{indent}    curl -d '{{}}' -H 'Content-Type: application/json'{token} "
@@ -207,8 +208,13 @@ def tree(run, settings):
             if settings["SECRET_KEY"] and task.topic.isprintable():
                 lines.append(f"{indent}    flask workflowrun link {run.id} --topic "
                              + shlex.quote(task.topic))
-        left += [(indent + "  ", other) for other in below[task.name]]
     return "\n".join(lines)
+
+
+def short(value):
+    """A value on one line: a text as it is, else JSON; a long one is cut."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def state(part):
@@ -230,7 +236,7 @@ def listing(runs, width=None):
     text = table(["ID", "STATUS", "AGE", "WORKFLOW", "WAITS FOR"], [
         [run.id, run.status, age(run.as_of - run.start_time), run.workflow_ref,
          waits_for(run, with_age=False)] for run in runs], width)
-    return re.sub(rf"(?m)^(\w{{32}}  )({'|'.join(LOOKS)})",
+    return re.sub(rf"(?m)^(\w{{32}}  )({'|'.join(COLOURS)})",
                   lambda row: row[1] + coloured(row[2], row[2]), text)
 
 

@@ -5,13 +5,14 @@ models.py has the life of a single one.
 import contextlib
 import heapq
 import itertools
+import json
 import logging
 import time
 from collections import defaultdict
 
 from peewee import Case, fn
 
-from models import TaskRun, Workflow, WorkflowRun
+from models import Notice, TaskRun, Workflow, WorkflowRun
 from runs.conditions import conditions_of, is_enabled, unmet
 from runs.refusals import Ambiguous, Conflict, Denied, NotFound
 from runs.words import CANCELLED, RUNNING, WAITING, in_words
@@ -25,12 +26,18 @@ AGES = {"under an hour": (-EVER, HOUR), "under a day": (HOUR, 24 * HOUR),
         "under a week": (24 * HOUR, 168 * HOUR), "a week or more": (168 * HOUR, EVER)}
 
 
-def newest(workflow, status, limit, now):
-    """Runs, newest first, as they would stand if what is overdue ended now; workflow and status
-    narrow them. Nothing is stored."""
+def newest(workflow, status, limit, now, since=None, containing=None, correlate=None):
+    """Runs, newest first, as they would stand if what is overdue ended now; what is not None
+    narrows them. Nothing is stored."""
     query = WorkflowRun.select().order_by(WorkflowRun.number.desc()).limit(BATCH)
     if workflow is not None:
         query = query.where(WorkflowRun.workflow_ref == workflow)
+    if since is not None:
+        query = query.where(WorkflowRun.start_time >= since)
+    if correlate is not None:
+        query = query.where(WorkflowRun.correlate == correlate)
+    if containing is not None:  # as it stands in JSON
+        query = query.where(WorkflowRun.params_json.contains(json.dumps(containing)[1:-1]))
     if status is None:
         queries = [query]
     else:  # it may be what an overdue run becomes
@@ -82,6 +89,19 @@ def expire_overdue(now):
     return touched
 
 
+def cancel_all(workflow, now):
+    """Cancel the workflow's runs that are under way; how many. Raises NotFound."""
+    Workflow.named(workflow)
+    under_way = WorkflowRun.select(WorkflowRun.id).where(
+        WorkflowRun.workflow_ref == workflow, WorkflowRun.status == RUNNING)
+    cancelled = 0
+    for run in list(under_way):
+        with contextlib.suppress(Conflict, NotFound):  # it has ended meanwhile
+            WorkflowRun.cancel(run.id, now)
+            cancelled += 1
+    return cancelled
+
+
 def overview(now):
     """Facts for whoever looks after the service, by name: runs by status, how many tasks wait by
     age, the oldest run that is under way or None, and how the database does."""
@@ -100,6 +120,7 @@ def overview(now):
     return {"bytes": database.size(), "schema": database.newest_version,
             "milliseconds to write": round((time.perf_counter() - began) * 1000, 1),
             "runs": by_status, "overdue": overdue, "waiting": dict(zip(AGES, map(int, waiting))),
+            "notices": count_notices(),
             "oldest": oldest and {"age": in_words(now - oldest.start_time), "id": oldest.id}}
 
 
@@ -136,6 +157,13 @@ def route(delivery, may_start, identified):
         raise Denied("it is not signed, as workflows that it may be meant for need it")
     raise NotFound(f"no workflow's {delivery.trigger} trigger takes this; "
                    "name one with ?workflow=NAME")
+
+
+def count_notices():
+    """How many wait to be sent, and how many were given up."""
+    count = Notice.select(fn.COUNT(Notice.id))
+    return {"waiting": count.where(Notice.due.is_null(False)).scalar(),
+            "givenUp": count.where(Notice.due.is_null()).scalar()}
 
 
 def purge(before):

@@ -5,12 +5,13 @@ in the run's `story`, a line each, to be logged once it is stored.
 """
 import base64
 import secrets
-from collections import deque
+from collections import defaultdict, deque
 from functools import cached_property
 
 from runs.refusals import NotFound, did_you_mean
-from runs.words import (CANCELLED, CONDITIONS, ENDED, EVENT, FAILED, NOT_STARTED, PHASES, RAN,
-                        RUNNING, SKIPPED, SUCCEEDED, SUCCESS, TIMED_OUT, WAITING)
+from runs.words import (CANCELLED, CONDITIONS, ENDED, EVENT, FAILED, LINK, NOT_STARTED, PHASES,
+                        RAN, RUN_ENDED, RUNNING, SKIPPED, SUCCEEDED, SUCCESS, TASK_ENDED,
+                        TASK_WAITING, TIMED_OUT, WAITING)
 
 MINUTE = 60_000
 
@@ -60,7 +61,7 @@ class RunLife(Timed):
     def adopt(self, tasks, now):
         """Take the tasks, and note as of when the run is looked at."""
         self.run, self.tasks, self.as_of = self, tasks, now
-        self.story, self.to_consider = [], deque()
+        self.story, self.to_consider, self.happened = [], deque(), []
         for task in tasks:
             task.run = self
 
@@ -111,7 +112,15 @@ class RunLife(Timed):
 
     def end(self, status, message, now):
         self.status, self.status_message, self.end_time, self.due = status, message, now, None
+        self.happened.append((RUN_ENDED, None))
         self.story.append(f"run {status}" + (f" reason={message!r}" if message else ""))
+
+    def to_tell(self):
+        """Who is to be told of what happened (contract 10): (kind, task's name, entry)."""
+        for kind, task in self.happened:
+            for entry in self.notify:
+                if kind in entry["on"] and task in [None, *entry.get("tasks", [task])]:
+                    yield kind, task, entry
 
     def tasks_on(self, topic):
         """The tasks on the topic, at least one. Raises NotFound."""
@@ -119,6 +128,23 @@ class RunLife(Timed):
             return tasks
         raise NotFound(f"no task of run {self.id} waits on topic {topic!r}"
                        + did_you_mean(topic, [task.topic for task in self.tasks]))
+
+    def who_may_resolve(self, topic):
+        """In words, where not everybody may."""
+        names = {name for task in self.tasks_on(topic) for name in task.resolvers or ()}
+        return " or ".join("a signed link" if name == LINK else f"the token {name!r}"
+                           for name in sorted(names)) + " only" if names else "nobody"
+
+    def tree(self):
+        """Each task and how deep it stands: under the first that it depends on."""
+        below = defaultdict(list)
+        for task in reversed(self.tasks):
+            below[next((needed["task_ref"] for needed in task.dependencies), None)].append(task)
+        left = [(0, task) for task in below[None]]
+        while left:
+            depth, task = left.pop()
+            yield depth, task
+            left += [(depth + 1, other) for other in below[task.name]]
 
     def parts(self):
         """What has a deadline; the run first, as it wins over a task due at the same moment."""
@@ -152,6 +178,7 @@ class TaskLife(Timed):
                     SKIPPED, f"needs {condition} of {other.name}, which {other.status}", now)
         if may_start:
             self.status, self.start_time = WAITING, now
+            self.run.happened.append((TASK_WAITING, self.name))
             self.run.story.append(f"task waiting task={self.name!r} topic={self.topic!r}")
             if self.callback_status:
                 self.end(self.callback_status, None, now)
@@ -166,6 +193,8 @@ class TaskLife(Timed):
     def end(self, status, message, now, said=""):
         self.status, self.status_message, self.end_time = status, message, now
         self.run.to_consider.extend(self.run.dependents[self.name])
+        if status != SKIPPED:
+            self.run.happened.append((TASK_ENDED, self.name))
         self.run.story.append(f"task {status} task={self.name!r} topic={self.topic!r}{said}"
                               + (f" reason={message!r}" if message else ""))
 

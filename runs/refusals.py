@@ -26,6 +26,10 @@ class Conflict(Refused):
     """The state of the workflow or run does not allow it."""
 
 
+class NotAllowed(Refused):
+    """Others may do this, but not this caller."""
+
+
 class Denied(Exception):
     """The caller has not proved itself; the message says what is missing or wrong."""
 

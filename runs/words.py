@@ -1,4 +1,6 @@
-"""The contract's words, each written once (section 2), and a span of time in words."""
+"""The contract's words, each written once (section 2), and times in words."""
+from datetime import datetime, timezone
+
 # A task's status, and a run's
 NOT_STARTED, WAITING, RUNNING = "notstarted", "waiting", "running"
 SUCCEEDED, FAILED, TIMED_OUT = "succeeded", "failed", "timedout"
@@ -25,6 +27,16 @@ TASK_WAITING, TASK_ENDED, RUN_STARTED, RUN_ENDED = NOTICES = (
 INACTIVE = "inactive"  # the status of a definition that nothing starts
 LINK = "link"  # among a task's resolvers: whoever has a signed link
 EQUALS, MATCHES, IN = OPERATIONS = ("equals", "matches", "in")
+
+
+#: A sign for each status.
+MARKS = {NOT_STARTED: "○", WAITING: "●", RUNNING: "●", SUCCEEDED: "✓", FAILED: "✗", TIMED_OUT: "!",
+         SKIPPED: "–", CANCELLED: "×"}
+
+
+def in_utc(milliseconds):
+    """A time as a person reads it, to the minute."""
+    return f"{datetime.fromtimestamp(milliseconds // 1000, timezone.utc):%Y-%m-%d %H:%M} UTC"
 
 
 def in_words(milliseconds):

@@ -14,9 +14,9 @@ MAY_IMPORT = {
     "models": {"storage", "runs"},
     "schemas": {"runs"},
     "definitions": {"schemas", "runs"},
-    "notices": {"models", "schemas", "storage", "runs", "web.signatures"},
+    "notices": {"upkeep", "models", "schemas", "storage", "runs", "web.signatures"},
     "upkeep": {"models", "storage", "runs"},
-    "terminal": {"upkeep", "models", "schemas", "storage", "runs"},
+    "terminal": {"upkeep", "models", "schemas", "storage", "runs", "web.signatures"},
     "web": {"models", "schemas", "storage", "runs"},
     "cli": {"definitions", "upkeep", "terminal", "notices", "models", "schemas", "storage", "runs",
             "web"},
@@ -26,7 +26,7 @@ MAY_IMPORT = {
 }
 ROOMS = {"flask": {"web", "app", "cli", "terminal"}, "werkzeug": {"web", "app"},
          "click": {"cli", "terminal"},
-         "peewee": {"storage", "models", "upkeep"}, "playhouse": {"storage", "models"},
+         "peewee": {"storage", "models", "upkeep", "notices"}, "playhouse": {"storage", "models"},
          "sqlite3": {"storage"}, "psycopg": set(), "gunicorn": {"gunicorn.conf"},
          "itsdangerous": {"web"},
          "marshmallow": {"schemas", "definitions", "web", "runs", "app", "cli", "terminal",
@@ -66,7 +66,7 @@ def test_a_library_is_known_in_its_rooms_only(library):
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_a_module_reads_in_one_sitting(module):
-    assert len(MODULES[module].read_text().splitlines()) <= 390
+    assert len(MODULES[module].read_text().splitlines()) <= 430
 
 
 def test_the_top_has_few_modules():

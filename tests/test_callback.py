@@ -82,7 +82,9 @@ def test_a_topic_may_be_any_text(define, start, callback, show, topic):
 @pytest.mark.parametrize("query, field", [
     ("topic=tests", "workflowrun"), ("workflowrun=&topic=tests", "workflowrun"),
     ("workflowrun={id}&workflowrun={id}&topic=tests", "workflowrun"),
-    ("workflowrun={id}", "topic"), ("workflowrun={id}&topic=", "topic"),
+    ("workflowrun={id}&topic=", "topic"), ("workflowrun={id}&status=failed", "topic"),
+    ("workflowrun={id}&workflow=release&topic=tests", "workflowrun"),
+    ("workflow=release&topic=tests", "correlate"), ("correlate=a&topic=tests", "workflow"),
     ("workflowrun={id}&topic=tests&topic=tests", "topic"),
     ("workflowrun={id}&topic=tests&status=", "status"),
     ("workflowrun={id}&topic=tests&status=failed&status=failed", "status"),

@@ -534,6 +534,9 @@ def test_all_units_and_commands_share_user_files_and_settings():
     texts = [(DEPLOY / unit).read_text().partition("# The same in every unit")[2] for unit in UNITS]
     common = {text.partition("\n[")[0].strip() for text in texts}
     assert len(common) == 1 and len(UNITS) == 4
+    for unit in UNITS:  # only what sends notices speaks to other machines
+        is_closed = "IPAddressDeny=any" in (DEPLOY / unit).read_text()
+        assert is_closed == (unit != "signalbox-deliver.service")
     command = re.findall(r'--property="?([^"\n]*?)"? \\', (DEPLOY / "signalbox").read_text())
     assert command and set(command) <= set(common.pop().splitlines())
 

@@ -11,19 +11,27 @@ import json
 import os
 import pty
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import termios
 import threading
+from email import message_from_bytes, policy
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import yaml
-from server import PROJECT, Server, kill, processes
+from aiosmtpd.controller import Controller
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from server import PROJECT, Server, free_port, kill, processes
 from slack_sdk.models.blocks import Block
+from standardwebhooks import Webhook
+from test_browser import CHROMIUM, DRIVER, FLAGS, click
 from test_deploy import NAME, NGINX, Nginx, with_tls
+from test_notices import Receiver
 
 MISSING = [program for program in ("bash", "curl", "openssl") if not shutil.which(program)]
 pytestmark = [pytest.mark.server,
@@ -40,6 +48,7 @@ END = b"\x1e"
 HIDDEN = re.compile(r"[^\n]*\r\x1b\[K|\x1b\[[\d;]*m|\r(?=\n)")
 #: What differs each time, however a page shows it.
 VARIES = re.compile(r"""(?P<lines>^…\n) | (?P<some>…) | (?P<id>\b[0-9a-v]{32}\b)
+    | (?P<minute>\d{4}-\d\d-\d\d\ \d\d:\d\d\ UTC)
     | (?P<age>(?<=\ )\d+[smh]\ +)
     | (?P<field>(?:expires|signature)=)[\w-]+""", re.M | re.X)
 
@@ -70,6 +79,8 @@ class Shown:
             return f"(?P<id_{part['id']}>[0-9a-v]{{32}})"
         if part["age"]:
             return r"\d+[smh] +"
+        if part["minute"]:
+            return r"\d{4}-\d\d-\d\d \d\d:\d\d UTC"
         if part["field"]:
             return part["field"] + r"[\w-]+"
         return r"(?:.*\n)*?" if part["lines"] else ".*?"
@@ -174,8 +185,9 @@ class Recipe:
         """The page's blocks in this language."""
         return [block["code"] for block in self.blocks if block["language"] == language]
 
-    def run(self, **paths):
-        """Do what the page says; these paths in it are others here."""
+    def run(self, between={}, **paths):
+        """Do what the page says; these paths in it are others here. `between` has what is done
+        where the page's text has these words."""
         with Terminal(self.folder, self.environ) as terminal:
             seen = ""
             for block in self.blocks:
@@ -183,6 +195,9 @@ class Recipe:
                     self.service.stop()
                 if re.search("Restart the service|Start the service again", block["prose"]):
                     self.service.start()
+                for words, act in between.items():
+                    if words in block["prose"]:
+                        act()
                 language, code = block["language"], block["code"]
                 if language != "text":
                     assert not seen.strip(), f"the page does not show that this came:\n{seen}"
@@ -346,6 +361,109 @@ def test_an_approval_by_email(recipe):
         page.stand_in("sendmail", '[ "$*" = "-t -oi" ] && cat > mail')
         page.run()
         page.shown.check(page.code("eml")[0], (page.folder / "mail").read_text())
+
+
+class Mailbox:
+    """Keeps the mail that its server takes."""
+
+    def __init__(self):
+        self.mail = []
+
+    async def handle_DATA(self, server, session, envelope):
+        self.mail.append(message_from_bytes(envelope.content, policy=policy.default))
+        return "250 OK"
+
+
+@pytest.fixture
+def mailbox():
+    """A mail server, and the address of Apprise's that leads to it."""
+    mailbox = Mailbox()
+    server = Controller(mailbox, hostname="127.0.0.1", port=free_port())
+    server.start()
+    mailbox.address = (f"mailto://127.0.0.1:{server.port}/?mode=insecure"
+                       "&from=signalbox@example.org&to=anna@example.org")
+    yield mailbox
+    server.stop()
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """A window as wide as the page's picture."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in [*FLAGS, "--window-size=640,900", f"--user-data-dir={tmp_path / 'profile'}"]:
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.mark.both
+@pytest.mark.browser
+@pytest.mark.skipif(not os.path.exists(CHROMIUM), reason="no browser here (Debian: chromium)")
+def test_a_release(recipe, tmp_path, mailbox, database_url, browser):
+    secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+    (tmp_path / "other").mkdir()
+    with Receiver() as receiver, Server(tmp_path / "other", SHOP_SECRET=secret) as other:
+        settings = {
+            "DATABASE_URL": database_url, "ACCESS_TOKENS": "ci:4f1c0c34e3d94e1a8f",
+            "SECRET_KEY": "key", "GITHUB_SECRET": "secret", "NOTIFY_SECRET": secret,
+            "APPROVERS": mailbox.address, "HEAD_OF_SHOP": mailbox.address,
+            "DEPLOY_HOOK": receiver.url, "OTHER_SIGNALBOX":
+            f"http://127.0.0.1:{other.port}/api/v2/event?workflow=deploy"}
+        with recipe("release", **{name: shlex.quote(value) for name, value in settings.items()}
+                    ) as page:
+            other.define(**json.loads(page.code("json")[2]))
+
+            def answer():
+                text = mailbox.mail[0].get_content().replace("\r\n", "\n")
+                page.shown.check(page.code("eml")[0].partition("\n\n")[2], text)
+                link = re.search(r"http://127.0.0.1:8000(\S+)", text)[1]
+                browser.get(f"http://127.0.0.1:{page.service.port}{link}")
+                shown = browser.find_element(By.TAG_NAME, "main").text
+                assert "Release refs/tags/v1.2.0, pushed by Codertocat?" in shown
+                take_picture(browser, "release-page")
+                browser.find_element(By.LINK_TEXT, "https://github.com/octo-org/shop/compare/"
+                                     "v1.1.0...v1.2.0")
+                browser.find_element(By.NAME, "comment").send_keys("go ahead")
+                click(browser, "Approve")
+
+            def look():
+                run, = page.service.stored()
+                url = f"/api/v2/callback?workflowrun={run['id']}&access_token=4f1c0c34e3d94e1a8f"
+                browser.get(f"http://127.0.0.1:{page.service.port}{url}")
+                shown = browser.find_element(By.TAG_NAME, "main").text
+                assert "Succeeded" in shown and "go ahead" in shown
+                assert not browser.find_elements(By.TAG_NAME, "button")
+                take_picture(browser, "run-page")
+
+            page.service.environ["DATABASE_URL"] = database_url
+            page.run({"## 5. Whoever waits": answer, "![The run as a page": look})
+        mail, = mailbox.mail
+        assert mail["Subject"] == "approval of Release of octo-org/shop waits"
+        (headers, body), = receiver.got
+        event = Webhook(secret).verify(body, dict(headers.items()))
+        assert event.keys() == json.loads(page.code("json")[1]).keys()
+        assert event["data"]["workflowrun"]["status"] == "succeeded"
+        started, = other.stored()
+        assert started["workflowRef"] == "deploy" and started["status"] == "running"
+        assert started["params"][0]["value"] == event | {"data": started["params"][1]["value"],
+                                                         "id": started["params"][0]["value"]["id"]}
+        for hidden in "4f1c0c34e3d94e1a8f", "signature=", "anna@":
+            assert hidden not in page.service.log
+
+
+def take_picture(browser, name):
+    """Into docs/, when the variable PICTURES is set."""
+    if os.environ.get("PICTURES"):
+        body = browser.find_element(By.TAG_NAME, "body")
+        (PROJECT / "docs" / f"{name}.png").write_bytes(body.screenshot_as_png)
+
+
+def test_notices(recipe):
+    with recipe("notices", SECRET_KEY="key") as page:
+        port = str(free_port())
+        page.run(**{"8090": port})
 
 
 def test_cloudevents(recipe):

@@ -422,6 +422,13 @@ def test_make_run_works_from_a_clone_twice_in_a_row(installed):
     assert {run["workflowVersion"] for run in Make(installed).stored()} == {1}
 
 
+def test_make_run_delivers_too_and_ctrl_c_ends_both(installed):
+    with Make(installed) as service:
+        wait_until(lambda: "delivering notices" in service.log, "it delivers")
+        os.killpg(service.process.pid, signal.SIGINT)  # as a terminal does
+        wait_until(lambda: not processes(service.process.pid), "both have ended")
+
+
 def test_make_run_says_that_python_is_too_old(checkout, tmp_path):
     old = tmp_path / "python3.9"
     old.write_text(f"""#!/bin/sh

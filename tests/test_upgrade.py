@@ -1,7 +1,7 @@
 """A file of an earlier version is brought up to date when opened: wholly or not (issue B, 11).
 
 tests/data/schema-1.sql holds the tables and some runs as the first version's own code made them;
-schema-2.sql the same runs as the second version left them.
+schema-2.sql and schema-3.sql the same runs as the later versions left them.
 """
 import json
 import os

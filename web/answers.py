@@ -1,17 +1,19 @@
 """Every answer that is not a view's own: errors in one shape, and the page that a person sees."""
 import json
 import logging
+import re
 import secrets
 import threading
 
 from flask import Response, g, render_template, request
+from markupsafe import Markup
 from marshmallow import ValidationError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound as NoSuchPath
 from werkzeug.http import HTTP_STATUS_CODES
 
 from runs.refusals import (Ambiguous, BadLink, ConditionsNotMet, Conflict, Denied, Expired,
-                           NotFound, PayloadDiffers, Refused, TriggerDisabled)
-from runs.words import in_words
+                           NotAllowed, NotFound, PayloadDiffers, Refused, TriggerDisabled)
+from runs.words import MARKS, in_utc, in_words
 from storage import UNAVAILABLE, why
 from web import logs
 
@@ -19,8 +21,8 @@ log = logging.getLogger("signalbox")
 
 CALLBACK = "/api/v2/callback"
 FORM, JSON = "application/x-www-form-urlencoded", "application/json"
-STATUS_CODES = {Ambiguous: 400, TriggerDisabled: 403, NotFound: 404, Conflict: 409,
-                PayloadDiffers: 422}
+STATUS_CODES = {Ambiguous: 400, TriggerDisabled: 403, NotAllowed: 403, NotFound: 404,
+                Conflict: 409, PayloadDiffers: 422}
 MOST_ERRORS, LONGEST_ERROR, LONGEST_DETAIL = 20, 300, 500  # so an answer has at most 16 KB (4.7)
 SHOWN = {"workflow": "workflow", "workflowrun": "run", "topic": "topic", "correlate": "correlate"}
 connection = threading.local()  # `close`: the server's, to end this thread's connection afterwards
@@ -71,11 +73,23 @@ def wants_page():
             or request.mimetype == FORM)
 
 
-def page(code, **shown):
+#: Where a text's address ends that a sentence goes on after.
+ADDRESS = re.compile(r"""(https?://[^\s<>"']*[^\s<>"'.,;:!?)\]}])""", re.I)
+
+
+def linked(text):
+    """HTML of the text, in which http addresses are links, and nothing else is."""
+    link = Markup('<a href="{0}" rel="noreferrer">{0}</a>')
+    return Markup("").join(link.format(part) if number % 2 else part
+                           for number, part in enumerate(ADDRESS.split(text)))
+
+
+def page(code, template="callback.html", **shown):
     """A page that works without scripts, loads nothing, cannot be framed and is never kept."""
     nonce = secrets.token_urlsafe()
-    response = Response(render_template("callback.html", nonce=nonce, in_words=in_words, **shown),
-                        code)
+    html = render_template(template, nonce=nonce, in_words=in_words, in_utc=in_utc, linked=linked,
+                           MARKS=MARKS, **shown)
+    response = Response(html, code)
     response.headers.update({
         "Cache-Control": "no-store", "Referrer-Policy": "same-origin",
         "X-Content-Type-Options": "nosniff",

@@ -8,6 +8,7 @@ from werkzeug.exceptions import BadRequest, Forbidden
 
 from models import Workflow
 from runs.refusals import Denied
+from runs.words import LINK
 from storage import database
 from web import signatures
 from web.answers import CALLBACK, problem
@@ -29,11 +30,15 @@ class Caller(NamedTuple):
     link: dict | None = None  # what the signed link says, by name
     workflow: Workflow | None = None
     signature: signatures.Signature | None = None  # by which that workflow lets the caller in
+    token_name: str | None = None
 
     @property
     def by(self):
         """The name to record with what this caller resolves, or None."""
-        return (self.link or {}).get("by")
+        return self.link.get("by") if self.link else self.token_name
+
+    def may_resolve(self, task):
+        return task.resolvers is None or (LINK if self.link else self.token_name) in task.resolvers
 
     def signature_for(self, workflow):
         """The Signature by which the workflow lets this caller in, or None."""
@@ -58,7 +63,7 @@ def identify():
         g.parameters = parameters = request.args.to_dict(flat=False)
     except UnicodeError as error:
         g.parameters = parse_qs(request.query_string.decode("latin-1"), keep_blank_values=True)
-        if tokens and not signatures.has_token(tokens, request.headers, g.parameters):
+        if tokens and not signatures.offered_token(tokens, request.headers, g.parameters):
             reason = f"{token_at_fault(g.parameters)}, and a query that cannot be read"
             raise Denied(reason) from error
         raise BadRequest("the query string has bytes that are not percent-encoded") from error
@@ -66,7 +71,8 @@ def identify():
         link = signatures.verified_link(setting("SECRET_KEY"), parameters, now())
         g.caller = Caller(link=link)
         return
-    has_token = signatures.has_token(tokens, request.headers, parameters)
+    token = signatures.offered_token(tokens, request.headers, parameters)
+    has_token = token is not None
     g.is_known = is_known = has_token or not tokens
     workflow = signature = None
     if request.method == "POST" and request.path != CALLBACK:
@@ -80,7 +86,8 @@ def identify():
             is_known = True
     if not is_known:
         raise Denied(f"{token_at_fault(parameters)}, and no signature of a workflow that it names")
-    g.caller = Caller(has_token, workflow=workflow, signature=signature)
+    g.caller = Caller(has_token, workflow=workflow, signature=signature,
+                      token_name=token and token[0])
 
 
 def wait_for_turn():

@@ -13,13 +13,14 @@ from werkzeug.http import parse_options_header
 from runs.conditions import Delivery
 from runs.strictjson import parse_json, parse_object
 from runs.words import WEBHOOK
-from schemas import CallbackForm, CallbackQuery, DeliveryHeaders, TriggerQuery
+from schemas import CallbackForm, CallbackQuery, DeliveryHeaders, RunQuery, TriggerQuery
 from web.answers import FORM, JSON
 from web.cloudevents import CLOUD_EVENT, binary_event
 
 EVENT_JSON, EVENT_PATH = "application/cloudevents+json", "/api/v2/event"
 # Made once: a schema made anew for each request costs more than what it loads.
 TRIGGER_QUERY, CALLBACK_QUERY, CALLBACK_FORM = TriggerQuery(), CallbackQuery(), CallbackForm()
+RUN_QUERY = RunQuery()
 DELIVERY_HEADERS = DeliveryHeaders()
 
 
@@ -130,6 +131,12 @@ def callback_query():
     query = CALLBACK_QUERY.load(g.parameters)
     query.pop("access_token", None)
     return query
+
+
+def look_query():
+    """The query of a GET that names a run and nothing else, so only looks (4.4); else None."""
+    if g.parameters.keys() - {"access_token"} in ({"workflowrun"}, {"workflow", "correlate"}):
+        return RUN_QUERY.load(g.parameters)
 
 
 def webhook():

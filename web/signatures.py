@@ -6,6 +6,7 @@ import json
 import re
 import secrets
 from typing import NamedTuple
+from urllib.parse import urlencode
 
 from itsdangerous import Signer
 
@@ -23,12 +24,16 @@ def same(one, other):
 
 # Tokens (contract 7.1)
 
-def has_token(tokens, headers, parameters):
-    """Whether the request carries one of the tokens, in any of the three places."""
+def offered_token(tokens, headers, parameters):
+    """The one of the (name or None, token) pairs that the request carries, or None.
+
+    It may come in any of three places.
+    """
     scheme, _, bearer = headers.get("Authorization", "").partition(" ")
     offered = [bearer.strip() if scheme.lower() == "bearer" else "",
                headers.get("x-access-token", ""), *parameters.get("access_token", [])]
-    return any([same(offer, token) for offer in offered for token in tokens])
+    found = [pair for offer in offered for pair in tokens if same(offer, pair[1])]
+    return found[0] if found else None
 
 
 # Sender signatures (contract 7.2)
@@ -156,6 +161,17 @@ def is_fresh(timestamp, now):
             and abs(now - int(timestamp)) <= TOLERANCE)
 
 
+# What the service itself signs (contract 10)
+
+def sign_standard(keys, identity, timestamp, body):
+    """The headers by which a receiver checks the text (Standard Webhooks 1.0), one signature a key.
+    """
+    signed = f"{identity}.{timestamp}.{body}".encode()
+    macs = [hmac.digest(standard_key(key) or key.encode(), signed, "sha256") for key in keys]
+    return {"webhook-id": identity, "webhook-timestamp": str(timestamp),
+            "webhook-signature": " ".join(f"v1,{base64.b64encode(mac).decode()}" for mac in macs)}
+
+
 # Signed links (contract 7.3)
 
 LINK = ("workflowrun", "topic", "status", "by", "expires")  # what a link's signature covers
@@ -164,6 +180,18 @@ LINK = ("workflowrun", "topic", "status", "by", "expires")  # what a link's sign
 def sign_link(keys, link):
     """The signature over a link's parameters, by the newest of the keys."""
     return signature_by(keys[0], link)
+
+
+def callback_url(settings, query):
+    return f"{settings['PUBLIC_URL'].rstrip('/')}/api/v2/callback?{urlencode(query)}"
+
+
+def callback_link(settings, workflowrun, topic, expires, status=None, by=None):
+    """A signed URL that lets whoever has it answer; `expires` is in seconds."""
+    link = {"workflowrun": workflowrun, "topic": topic, "status": status, "by": by,
+            "expires": str(expires)}
+    link = {name: value for name, value in link.items() if value is not None}
+    return callback_url(settings, {**link, "signature": sign_link(settings["SECRET_KEY"], link)})
 
 
 def verified_link(keys, parameters, now):

@@ -1,0 +1,345 @@
+"""Notices (contract 10): what is sent, to whom, when again. `flask deliver` does it.
+
+One thread asks and writes the database; each address has at most one other thread, which only
+sends. So an address that hangs or fails holds up itself.
+"""
+import base64
+import http.client
+import importlib.util
+import json
+import logging
+import queue
+import threading
+import time
+from collections import Counter
+from email.utils import parsedate_to_datetime
+from typing import NamedTuple
+from urllib.parse import quote, unquote, urlsplit
+
+from peewee import fn
+
+import storage
+import upkeep
+from models import Notice, WorkflowRun
+from runs.refusals import one_line
+from runs.words import (CANCELLED, ENDED, FAILED, RUN_STARTED, SUCCEEDED, TASK_WAITING, TIMED_OUT,
+                        in_utc, in_words)
+from schemas import dump_run, present, time_text
+from storage import database
+from web.signatures import callback_link, sign_standard
+
+log = logging.getLogger("signalbox")
+
+RETRIES = (5, 60, 300, 1800, 7200, 18_000, 36_000, 36_000)  # seconds after each failed try
+LONGEST_RETRY_AFTER = 86_400
+LEASE = 60_000  # milliseconds for which a notice is its deliverer's
+HTTP_SECONDS, OTHER_SECONDS = 15, 45  # then a try has failed; less than the lease
+GRACE_SECONDS = 10  # for what is under way when it is told to stop
+AT_ONCE = 32  # addresses
+PATIENCE, REST, LONGEST_REST = 3, 5, 60  # from so many failures in a row on an address rests: s
+WEEK = 7 * 86_400_000
+VERBS = {SUCCEEDED: "succeeded", FAILED: "failed", TIMED_OUT: "timed out",
+         CANCELLED: "was cancelled"}
+
+
+class Failed(Exception):
+    """A try was in vain; `retry_after` in seconds, `for_good`: there is no use in another."""
+
+    def __init__(self, reason, retry_after=0, for_good=False):
+        super().__init__(reason)
+        self.retry_after, self.for_good = retry_after, for_good
+
+
+# What is sent
+
+class Letter(NamedTuple):
+    subject: str
+    text: str
+    event: str  # the CloudEvent, as JSON
+
+
+def write(notice, run, settings, now):
+    """The letter of a notice about its run, as that stands now."""
+    task = notice.task and run.by_name[notice.task]
+    name = run.workflow_display_name or run.workflow_ref
+    lines, link, message = [], None, task.message if task else None
+    if notice.kind == TASK_WAITING:
+        subject = f"{task.name} of {name} waits"
+        lines.append(f"It waits since {in_utc(task.start_time)} ({in_words(task.duration)}).")
+        if settings["SECRET_KEY"]:
+            until = min([now + WEEK, *(part.deadline for part in (task, run) if part.deadline)])
+            link = callback_link(settings, run.id, task.topic, until // 1000, by=notice.by)
+            lines.append("To answer, open this page; opening it changes nothing yet. It works "
+                         f"until {in_utc(until)}.\n{link}")
+    elif task:
+        subject = f"{task.name} of {name} {VERBS[task.status]}"
+        lines += [f"{result['name']}: {result['value']}" for result in task.results
+                  if result["name"] in ("by", "comment")]
+    else:
+        done = "started" if notice.kind == RUN_STARTED else VERBS[run.status]
+        subject = f"{name} {done}"
+    why = (task or run).status_message
+    text = [*present_text(message), *present_text(why), *lines,
+            f"Run {run.id}, started {in_utc(run.start_time)} by {run.origin}."]
+    event = {"specversion": "1.0", "id": notice.id, "source": settings["PUBLIC_URL"],
+             "type": f"signalbox.{notice.kind}", "time": time_text(notice.created),
+             "subject": f"/workflowrun/{run.id}" + (
+                 f"/task/{quote(task.name, safe='')}" if task else ""),
+             "datacontenttype": "application/json",
+             "data": {"workflowrun": dump_run(run), **present("task", notice.task),
+                      **present("message", message), **present("link", link)}}
+    return Letter(" ".join(subject.split()), "\n\n".join(text), json.dumps(event))
+
+
+def present_text(text):
+    return [text] if text else []
+
+
+# Where it is sent
+
+def is_http(address):
+    return address.lower().startswith(("http://", "https://"))
+
+
+def shown(address):
+    """What a log line may show of an address: for many of Apprise's even the host is a token."""
+    scheme = address.partition("://")[0].lower()
+    if not (is_http(address) or scheme in ("mailto", "mailtos")):
+        return scheme
+    try:
+        return f"{scheme}://{urlsplit(address).hostname}"
+    except ValueError:
+        return scheme
+
+
+def unsendable(address):
+    """Why nothing can be sent to the address with what is installed here, or None."""
+    if not is_http(address) and not importlib.util.find_spec("apprise"):
+        return "Apprise is missing: pip install -r requirements-notify.txt"
+
+
+def send(address, letter, headers):
+    if is_http(address):
+        post(address, letter.event, headers)
+    elif reason := unsendable(address):
+        raise Failed(reason)
+    else:
+        send_by_apprise(address, letter)
+
+
+def post(address, event, headers):
+    """POST the event. Raises Failed; OSError, HTTPException and ValueError."""
+    parts = urlsplit(address)
+    kind = (http.client.HTTPSConnection if parts.scheme.lower() == "https"
+            else http.client.HTTPConnection)
+    if parts.username:
+        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        headers = {**headers, "Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    connection = kind(parts.hostname, parts.port, timeout=HTTP_SECONDS)
+    try:
+        connection.request("POST", quote(target, safe="/?%:@!$&'()*+,;=~"), event, {
+            "Content-Type": "application/cloudevents+json; charset=utf-8",
+            "User-Agent": "Signalbox", **headers})
+        answer = connection.getresponse()
+    finally:
+        connection.close()
+    if not 200 <= answer.status < 300:
+        raise Failed(f"status {answer.status}", seconds(answer.headers.get("Retry-After", "")),
+                     for_good=answer.status == 410)
+
+
+def seconds(retry_after):
+    """A Retry-After header as seconds (RFC 9110 10.2.3); 0 when it cannot be read."""
+    try:
+        wanted = (int(retry_after) if retry_after.isdigit()
+                  else parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return 0
+    return min(max(0, wanted), LONGEST_RETRY_AFTER)
+
+
+def send_by_apprise(address, letter):
+    import apprise  # it is optional, and takes a second
+    logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)  # its lines show addresses
+    sender = apprise.Apprise()
+    if not sender.add(address):
+        raise Failed("Apprise does not know such an address")
+    if not sender.notify(letter.text, letter.subject, body_format=apprise.NotifyFormat.TEXT):
+        raise Failed("Apprise could not send it")
+
+
+# When
+
+class Try:
+    """A notice on its way to where it is addressed, in a thread of its own."""
+
+    def __init__(self, notice, address, letter, headers, done):
+        self.notice, self.address, self.letter, self.headers = notice, address, letter, headers
+        self.done, self.is_late = done, False
+        self.until = time.monotonic() + (HTTP_SECONDS if is_http(address) else OTHER_SECONDS)
+        threading.Thread(target=self.go, daemon=True).start()
+
+    def go(self):
+        try:
+            send(self.address, self.letter, self.headers)
+            error = None
+        except Failed as failed:
+            error = failed
+        except Exception as other:  # a service's own; its words may show the address
+            error = Failed(getattr(other, "strerror", None) or type(other).__name__)
+        self.done.put((self, error))
+
+
+class Deliverer:
+    """Sends what is due, as one of several that share the work."""
+
+    def __init__(self, settings, environ, clock):
+        self.settings, self.environ, self.clock = settings, environ, clock
+        self.done = queue.SimpleQueue()  # tries that came to an end; None only wakes
+        self.under_way = {}  # the try for each address, as it stands in notices
+        self.outcomes = []  # (notice, where to, error or None), not stored yet
+        self.failures, self.rests_until = Counter(), {}  # by address
+        self.counts, self.stopping = Counter(), None
+
+    def stop(self, *signal):
+        """Begin nothing more, and finish what is under way if it takes no longer. A signal handler.
+        """
+        self.stopping = self.stopping or time.monotonic() + GRACE_SECONDS
+        self.done.put(None)
+
+    def run(self, once=False):
+        """Work until stop(); once: until nothing is due. Raises what is in storage.BROKEN if so."""
+        looked, is_broken = -1, False
+        while True:
+            try:
+                if not self.stopping and time.monotonic() >= looked + 1:
+                    looked = time.monotonic()
+                    upkeep.expire_overdue(self.clock())
+                began = self.work()
+                is_broken = False
+            except storage.BROKEN as error:
+                if once or self.stopping:
+                    raise
+                if not is_broken:
+                    log.error("notices wait, as the database cannot be used: %s", one_line(error))
+                is_broken, began = True, False
+            is_busy = began or self.outcomes or any(
+                not attempt.is_late for attempt in self.under_way.values())
+            if not is_busy and once or self.stopping and (
+                    not is_busy or time.monotonic() > self.stopping):
+                return
+            self.collect(timeout=0 if began and not self.under_way else 1)
+
+    def collect(self, timeout):
+        """Wait for a try's end, and take note of all that ended or took too long."""
+        try:
+            while True:
+                if ended := self.done.get(timeout=timeout):
+                    attempt, error = ended
+                    self.under_way.pop(attempt.notice.to)
+                    if not (error and attempt.is_late):
+                        self.note(attempt.notice, shown(attempt.address), error)
+                timeout = 0
+        except queue.Empty:
+            pass
+        for attempt in self.under_way.values():
+            if time.monotonic() >= attempt.until and not attempt.is_late:
+                attempt.is_late = True
+                self.note(attempt.notice, shown(attempt.address), Failed("it took too long"))
+
+    def note(self, notice, where, error):
+        """How a try ended, to be stored; an address that fails again and again rests."""
+        self.outcomes.append((notice, where, error))
+        self.counts["failed" if error else "sent"] += 1
+        self.failures[notice.to] = failures = self.failures[notice.to] + 1 if error else 0
+        if failures >= PATIENCE:
+            rest = min(REST * (failures - PATIENCE + 1), LONGEST_REST)
+            self.rests_until[notice.to] = time.monotonic() + rest
+
+    def work(self):
+        """Store how tries ended, and begin those that are due; whether there was anything."""
+        now = self.clock()
+        resting = [to for to, until in self.rests_until.items() if until > time.monotonic()]
+        room = 0 if self.stopping else AT_ONCE - len(self.under_way)
+        claimed = []
+        with database.snapshot():
+            notices = due(now, [*self.under_way, *resting], room) if room > 0 else []
+            if notices:
+                runs = WorkflowRun.select().where(
+                    WorkflowRun.number.in_([notice.workflow_run_id for notice in notices]))
+                runs = {run.number: run for run in upkeep.with_tasks(list(runs), now)}
+        if not notices and not self.outcomes:
+            return False
+        with database.writing():
+            said = [store(*outcome, now) for outcome in self.outcomes]
+            for notice in notices:
+                notice.workflow_run = run = runs[notice.workflow_run_id]
+                if notice.kind == TASK_WAITING and run.by_name[notice.task].status in ENDED:
+                    notice.delete_instance()
+                elif claim(notice, now):
+                    claimed.append((notice, run))
+        self.tell(said)
+        for notice, run in claimed:
+            self.begin(notice, write(notice, run, self.settings, now), now)
+        return True
+
+    def begin(self, notice, letter, now):
+        address = notice.to
+        if address.startswith("env:"):
+            variable = address.removeprefix("env:")
+            address = self.environ.get(variable, "").strip()
+            if not address:
+                reason = Failed(f"set {variable} where `flask deliver` runs, and restart it")
+                return self.note(notice, notice.to, reason)
+        headers = {"webhook-id": notice.id}
+        if self.settings["NOTIFY_SECRET"]:
+            headers = sign_standard(self.settings["NOTIFY_SECRET"], notice.id, now // 1000,
+                                    letter.event)
+        self.under_way[notice.to] = Try(notice, address, letter, headers, self.done)
+
+    def tell(self, outcomes):
+        """Log what was stored."""
+        for (notice, where, error), outcome in zip(self.outcomes, outcomes):
+            log.log(logging.WARNING if error else logging.INFO,
+                    "notice %s kind=%s%s to=%s notice=%s run=%s", outcome, notice.kind,
+                    f" task={notice.task!r}" if notice.task else "", where, notice.id,
+                    notice.workflow_run.id)
+        self.outcomes = []
+
+
+def due(now, busy, room):
+    """For each address that is not busy the first of its notices that are due, in their order."""
+    is_free = (Notice.claimed_until <= now) | (Notice.claimed_until > now + 2 * LEASE)  # a clock
+    # that jumped; one lease more, as another deliverer may have looked at its clock after us
+    first = Notice.select(fn.MIN(Notice.id)).where(
+        Notice.due <= now, is_free, Notice.to.not_in(busy)).group_by(Notice.to).order_by(
+            fn.MIN(Notice.due)).limit(room)
+    return list(Notice.select().where(Notice.id.in_(first)).order_by(Notice.id))
+
+
+def claim(notice, now):
+    """Make the notice ours for a while; False when another deliverer was faster."""
+    mine = Notice.update(claimed_until=now + LEASE).where(
+        Notice.id == notice.id, Notice.due <= now, Notice.claimed_until == notice.claimed_until)
+    notice.claimed_until = now + LEASE
+    return mine.execute()
+
+
+def store(notice, where, error, now):
+    """Store how a try ended, and say it."""
+    if not error:
+        Notice.delete().where(Notice.id == notice.id).execute()
+        return "sent"
+    attempts, wait = notice.attempts + 1, None
+    if notice.attempts < len(RETRIES) and not error.for_good:
+        wait = int(max(RETRIES[notice.attempts], error.retry_after))
+    Notice.update(due=wait and now + 1000 * wait, attempts=attempts, claimed_until=0).where(
+        Notice.id == notice.id, Notice.claimed_until == notice.claimed_until).execute()
+    return (f"failed reason={str(error)!r} attempt={attempts} again_in={wait}s" if wait
+            else f"given up reason={str(error)!r} attempt={attempts}")
+
+
+def try_again(now):
+    """Let what was given up be tried once more."""
+    Notice.update(due=now, attempts=len(RETRIES)).where(Notice.due.is_null()).execute()
