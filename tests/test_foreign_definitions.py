@@ -155,7 +155,7 @@ def test_keys_that_are_not_known_are_named_in_one_line_and_left_out(flask, check
             "triggers.webhook.token")
     assert check(definition) == (0, [line])
     result = flask("workflow", "apply", "-", input=json.dumps(definition))
-    assert (result.exit_code, result.stderr) == (0, f"-: {line}\n")
+    assert (result.exit_code, result.stderr) == (0, f"<stdin>: {line}\n")
     shown = flask("workflow", "show", "w").stdout
     assert not re.search("color|token|labels|other", shown)
     assert flask("workflow", "apply", "-", input=shown).stderr == ""

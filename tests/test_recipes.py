@@ -7,6 +7,7 @@ so do "Stop the service" and "Start the service again", one after the other. Blo
 language are not run. The folder is the project's with a database of its own, and curl's
 configuration leads the addresses that the pages name to the port that the service has here.
 """
+import base64
 import json
 import os
 import pty
@@ -24,12 +25,11 @@ from pathlib import Path
 import pytest
 import yaml
 from aiosmtpd.controller import Controller
-from selenium import webdriver
-from selenium.webdriver.common.by import By
 from server import PROJECT, Server, free_port, kill, processes
 from slack_sdk.models.blocks import Block
 from standardwebhooks import Webhook
-from test_browser import CHROMIUM, DRIVER, FLAGS, click
+from browser import CHROMIUM, Browser
+from test_browser import click
 from test_deploy import NAME, NGINX, Nginx, with_tls
 from test_notices import Receiver
 
@@ -388,17 +388,10 @@ def mailbox():
 
 @pytest.fixture
 def browser(tmp_path):
-    """A window as wide as the page's picture."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in [*FLAGS, "--window-size=640,900", f"--user-data-dir={tmp_path / 'profile'}"]:
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+    with Browser(tmp_path / "profile") as browser:
+        yield browser
 
 
-@pytest.mark.both
 @pytest.mark.browser
 @pytest.mark.skipif(not os.path.exists(CHROMIUM), reason="no browser here (Debian: chromium)")
 def test_a_release(recipe, tmp_path, mailbox, database_url, browser):
@@ -420,21 +413,21 @@ def test_a_release(recipe, tmp_path, mailbox, database_url, browser):
                 page.shown.check(page.code("eml")[0].partition("\n\n")[2], text)
                 link = re.search(r"http://127.0.0.1:8000(\S+)", text)[1]
                 browser.get(f"http://127.0.0.1:{page.service.port}{link}")
-                shown = browser.find_element(By.TAG_NAME, "main").text
+                shown = browser.one("main").text
                 assert "Release refs/tags/v1.2.0, pushed by Codertocat?" in shown
                 take_picture(browser, "release-page")
-                browser.find_element(By.LINK_TEXT, "https://github.com/octo-org/shop/compare/"
-                                     "v1.1.0...v1.2.0")
-                browser.find_element(By.NAME, "comment").send_keys("go ahead")
+                assert browser.one("dd a, p a").text == ("https://github.com/octo-org/shop/compare/"
+                                                         "v1.1.0...v1.2.0")
+                browser.one("[name=comment]").write("go ahead")
                 click(browser, "Approve")
 
             def look():
                 run, = page.service.stored()
                 url = f"/api/v2/callback?workflowrun={run['id']}&access_token=4f1c0c34e3d94e1a8f"
                 browser.get(f"http://127.0.0.1:{page.service.port}{url}")
-                shown = browser.find_element(By.TAG_NAME, "main").text
+                shown = browser.one("main").text
                 assert "Succeeded" in shown and "go ahead" in shown
-                assert not browser.find_elements(By.TAG_NAME, "button")
+                assert not browser.all("button")
                 take_picture(browser, "run-page")
 
             page.service.environ["DATABASE_URL"] = database_url
@@ -456,8 +449,8 @@ def test_a_release(recipe, tmp_path, mailbox, database_url, browser):
 def take_picture(browser, name):
     """Into docs/, when the variable PICTURES is set."""
     if os.environ.get("PICTURES"):
-        body = browser.find_element(By.TAG_NAME, "body")
-        (PROJECT / "docs" / f"{name}.png").write_bytes(body.screenshot_as_png)
+        picture = base64.b64decode(browser.one("body").look("screenshot"))
+        (PROJECT / "docs" / f"{name}.png").write_bytes(picture)
 
 
 def test_notices(recipe):

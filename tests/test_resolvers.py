@@ -114,12 +114,6 @@ def test_several_tasks_of_a_topic_each_have_their_resolvers(define, start, call,
     assert statuses(show(run)) == {"one": "succeeded", "two": "failed", "three": "succeeded"}
 
 
-def test_resolvers_that_nobody_is(define, start, call):
-    define("release", reserved("approval"))
-    answer = call("ci", start("release"), "approval")
-    assert answer.status_code == 403 and "for nobody" in answer.json["detail"]
-
-
 def test_an_early_callback_asks_for_the_resolver_too(define, start, call, show):
     later = {**wait_task("approval", tests="success"), "resolvers": ["deploy"]}
     define("release", wait_task("tests"), later)

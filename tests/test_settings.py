@@ -180,7 +180,8 @@ def test_a_variable_that_is_nearly_a_guards_ends_the_start(create, right, wrong)
     with pytest.raises(Unusable, match=f"^{wrong}: .*{right}$") as refusal:
         create(**{wrong: "hunter2"})
     assert "hunter2" not in str(refusal.value)
-    assert create(**{wrong: "hunter2", right: "a"}).config["SETTINGS"][right] == ["a"]
+    found = create(**{wrong: "hunter2", right: "a"}).config["SETTINGS"][right]
+    assert found == [(None, "a") if right == "ACCESS_TOKENS" else "a"]
     assert create(**{wrong: ""})
 
 

@@ -375,7 +375,7 @@ def test_the_shell_completes_names_and_ids(release, start, define, environ):
     newer = start("release")["id"]
     assert completed(environ, "workflow", "show", "re") == ["release"]
     assert completed(environ, "workflowrun", "list", "--workflow", "") == ["nightly", "release"]
-    assert completed(environ, "workflowrun", "cancel", newer[:8]) == [newer]
+    assert completed(environ, "workflowrun", "cancel", newer[:20]) == [newer]
 
 
 @pytest.mark.parametrize("url", ["sqlite:////proc/no/signalbox.db",
