@@ -215,8 +215,7 @@ def create_app(environ=os.environ, clock=utc_now):
     app.url_map.merge_slashes = False  # `//` would answer with a redirect, in HTML
     if proxies := settings["TRUSTED_PROXIES"]:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies, x_host=proxies)
-    app.before_request(doors.identify)
-    app.before_request(doors.wait_for_turn)
+    app.before_request(doors.enter)
     app.teardown_request(doors.end_turn)
     app.after_request(answers.add_headers)
     app.log_exception = answers.log_exception

@@ -51,11 +51,6 @@ class Workflow(Table):
             return workflow
         raise NotFound(f"no workflow is named {name!r}; `flask workflow list` shows all")
 
-    def is_current(self):
-        """Whether it is stored as it is here; it stays so until the transaction ends."""
-        return [stored.__data__ for stored in WORKFLOW_TO_START.fetch(name=self.name)] == [
-            self.__data__]
-
     @classmethod
     def apply(cls, definitions):
         """Store all definitions or none; (name, version, "created"|"updated"|"unchanged") each."""
@@ -119,7 +114,7 @@ class WorkflowRun(RunLife, Table):
                 raise ConditionsNotMet(workflow.name, missing)
             run = cls.planned(workflow, delivery, routed, now)
             with database.writing():
-                stored = workflow.is_current() and run.store()
+                stored = run.store(workflow)
             if stored:
                 run.story[0] += f" by={by!r}" if by else ""
                 run.tell()
@@ -261,9 +256,11 @@ class WorkflowRun(RunLife, Table):
         raise NotFound(f"no run has the id {workflowrun!r}; `flask workflowrun list` shows the "
                        "runs")
 
-    def store(self):
-        """Insert the new run and its tasks; False when the same delivery has started one before."""
-        self.number = database.insert(*INSERT_RUN.bound(self.__data__))
+    def store(self, workflow):
+        """Insert the new run and its tasks; False when the workflow is no longer as it is here, or
+        when the same delivery has started a run before."""
+        self.number = database.insert(*INSERT_RUN.bound(
+            self.__data__ | {"name": workflow.name, "definition": workflow.definition}))
         if self.number:
             for task in self.tasks:
                 task.workflow_run = self.number
@@ -399,14 +396,16 @@ WORKFLOW_BY_NAME = Statement(lambda: Workflow.select().where(Workflow.name == pa
 FIRST_OF_DELIVERY = Statement(lambda: WorkflowRun.select().where(
     WorkflowRun.delivery_key == parameter("delivery_key"),
     WorkflowRun.workflow_ref == parameter("workflow_ref")))
-WORKFLOW_TO_START = Statement(lambda: database.locking(
-    Workflow.select().where(Workflow.name == parameter("name")), "FOR SHARE"))
 RUN_BY_ID = Statement(lambda: WorkflowRun.select().where(WorkflowRun.id == parameter("id")))
 RUN_TO_CHANGE = Statement(lambda: database.locking(
     WorkflowRun.select().where(WorkflowRun.id == parameter("id")), "FOR UPDATE"))
 TASKS_OF_RUN = Statement(lambda: TaskRun.select().where(
     TaskRun.workflow_run == parameter("workflow_run")).order_by(TaskRun.position))
-INSERT_RUN = Statement(lambda: WorkflowRun.insert(columns(WorkflowRun)).on_conflict_ignore())
+INSERT_RUN = Statement(lambda: WorkflowRun.insert_from(database.locking(
+    Workflow.select(*columns(WorkflowRun).values()).where(
+        Workflow.name == parameter("name"), Workflow.version == parameter("workflow_version"),
+        Workflow.definition == parameter("definition")), "FOR SHARE"),
+    columns(WorkflowRun)).on_conflict_ignore())
 INSERT_TASK = Statement(lambda: TaskRun.insert(columns(TaskRun)))
 INSERT_NOTICE = Statement(lambda: Notice.insert(columns(Notice)))
 UPDATE_RUN = Statement(lambda: WorkflowRun.update(columns(

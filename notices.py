@@ -86,8 +86,8 @@ def write(notice, run, settings, now):
              "subject": f"/workflowrun/{run.id}" + (
                  f"/task/{quote(task.name, safe='')}" if task else ""),
              "datacontenttype": "application/json",
-             "data": {"workflowrun": dump_run(run), **present("task", notice.task),
-                      **present("message", message), **present("link", link)}}
+             "data": present({"workflowrun": dump_run(run), "task": notice.task,
+                              "message": message, "link": link})}
     return Letter(" ".join(subject.split()), "\n\n".join(text), json.dumps(event))
 
 

@@ -2,6 +2,7 @@
 """
 import re
 from datetime import datetime, timezone
+from functools import lru_cache
 
 from marshmallow import (EXCLUDE, Schema, ValidationError, fields, post_load, validate,
                          validates_schema)
@@ -144,30 +145,30 @@ def dump_run(run, bound=ANSWER_BOUND):
         fits = left is None or left >= 0
         results.append({"results": task.results} if fits or not task.has_results else {
             "results": [], "resultsOmitted": True})
-    return {"id": run.id, "workflowRef": run.workflow_ref,
-            **present("workflowDisplayName", run.workflow_display_name),
-            "workflowVersion": run.workflow_version, "trigger": run.trigger, **dump_timed(run),
-            **present("correlate", run.correlate),
-            "params": [{"name": name, "value": value} for name, value in run.params.items()],
-            "tasks": [{"id": task.id, "name": task.name, "type": EVENT_WAIT, **dump_timed(task),
-                       **present("message", task.message),
-                       "params": [{"name": "topic", "value": task.topic}],
-                       **brought} for task, brought in zip(run.tasks, results)]}
+    return present({
+        "id": run.id, "workflowRef": run.workflow_ref,
+        "workflowDisplayName": run.workflow_display_name, "workflowVersion": run.workflow_version,
+        "trigger": run.trigger, **dump_timed(run), "correlate": run.correlate,
+        "params": [{"name": name, "value": value} for name, value in run.params.items()],
+        "tasks": [present({
+            "id": task.id, "name": task.name, "type": EVENT_WAIT, **dump_timed(task),
+            "message": task.message, "params": [{"name": "topic", "value": task.topic}], **brought})
+            for task, brought in zip(run.tasks, results)]})
 
 
 def dump_timed(part):
     """What a run and its tasks share."""
-    return {"status": part.status, "phase": part.phase,
-            **present("statusMessage", part.status_message),
+    return {"status": part.status, "phase": part.phase, "statusMessage": part.status_message,
             "creationDate": time_text(part.creation_date),
-            **present("startTime", part.start_time and time_text(part.start_time)),
-            "duration": part.duration, **present("timeout", part.timeout)}
+            "startTime": part.start_time and time_text(part.start_time),
+            "duration": part.duration, "timeout": part.timeout}
 
 
-def present(key, value):
-    return {} if value is None else {key: value}
+def present(values):
+    return {key: value for key, value in values.items() if value is not None}
 
 
+@lru_cache  # one moment stands in an answer up to four times
 def time_text(milliseconds):
     """Milliseconds since 1970, as UTC text."""
     moment = datetime.fromtimestamp(milliseconds / 1000, timezone.utc)

@@ -29,7 +29,7 @@ class Delivery(NamedTuple):
     arrived: dict  # "data" and "event", as far as there are any
     key: str | None = None
     same_payload: bool = False  # a repeat must carry the payload of the first
-    headers: Mapping = MappingProxyType({})  # lower-case names to text; never stored
+    headers: Mapping = MappingProxyType({})  # names as full_path() has them; never stored
 
     @classmethod
     def of_event(cls, event, key=None, headers=MappingProxyType({})):
@@ -79,7 +79,7 @@ def full_path(path, trigger, definition):
     path = path.removeprefix("$.")
     first = path.partition(".")[0]
     if path.startswith(HEADER):
-        name = path.removeprefix(HEADER).lower()
+        name = path.removeprefix(HEADER).lower().replace("_", "-")  # one name, as WSGI has it
         if not name or carries_proof(name) or name == definition.get(
                 "signature_header", "").lower():
             raise ValidationError(f"the header {name!r} carries a proof, and is never seen" if name
@@ -142,6 +142,9 @@ def text_of(value):
 
 def filled(text, params):
     """The text with the run's values in place of $(params.PATH), as far as there are any."""
+    if "$(" not in text:
+        return text
+
     def value(match):
         found = text_of(value_at(params, match[1]))
         return match[0] if found is None else CONTROL.sub(" ", found)

@@ -94,6 +94,7 @@ class Sqlite(Schema, SqliteDatabase):
             yield
 
     def begin(self, lock_type=None):
+        self.check_it_is_the_same()
         self.ask(super().begin, lock_type)
 
     def connect(self, *args, **kwargs):
@@ -150,7 +151,6 @@ class Sqlite(Schema, SqliteDatabase):
         """
         began = None
         while True:
-            self.check_it_is_the_same()
             try:
                 return question(*args)
             except DatabaseError as error:

@@ -100,16 +100,17 @@ def page(code, template="callback.html", **shown):
 
 def add_headers(response):
     """What answers carry whichever view made them."""
-    has_body = request.content_length or "Transfer-Encoding" in request.headers
-    if has_body and not g.get("has_read_body"):
+    if not g.get("has_read_body") and (
+            request.content_length or "Transfer-Encoding" in request.headers):
         # Or what was not read would be taken for the next request.
         getattr(connection, "close", lambda: None)()
-    if response.calculate_content_length() == 0:
-        response.headers.pop("Content-Type", None)
-    asked = response.status_code == 200 and request.headers.get("WebHook-Request-Origin")
-    if request.method == "OPTIONS" and asked and request.path != CALLBACK:
-        response.headers["WebHook-Allowed-Origin"] = asked  # CloudEvents Web Hooks 4
-        response.headers["WebHook-Allowed-Rate"] = request.headers.get("WebHook-Request-Rate", "*")
+    if request.method == "OPTIONS" and response.status_code == 200:
+        del response.headers["Content-Type"]  # as there is no content
+        asked = request.headers.get("WebHook-Request-Origin")
+        if asked and request.path != CALLBACK:  # CloudEvents Web Hooks 4
+            rate = request.headers.get("WebHook-Request-Rate", "*")
+            response.headers["WebHook-Allowed-Origin"] = asked
+            response.headers["WebHook-Allowed-Rate"] = rate
     if "access_token" in g.get("parameters", ()):
         response.headers["Cache-Control"] = "private, no-store"
     return response

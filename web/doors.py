@@ -12,7 +12,7 @@ from runs.words import LINK
 from storage import database
 from web import signatures
 from web.answers import CALLBACK, problem
-from web.reading import body, is_binary_event, refuse_oversize
+from web.reading import body, is_binary_event, parameters_in, refuse_oversize
 
 
 OWN_SITE = ("same-origin", "none")  # none: typed, or opened from outside a browser
@@ -58,30 +58,30 @@ def identify():
     """Make the request's Caller. Raises Denied, or aborts with 413 or 503: nothing else is
     answered to a caller who has proved nothing."""
     database.prepare()
-    tokens = setting("ACCESS_TOKENS")
+    tokens, headers, path = setting("ACCESS_TOKENS"), request.headers, request.path
     try:
-        g.parameters = parameters = request.args.to_dict(flat=False)
+        g.parameters = parameters = parameters_in(request.query_string)
     except UnicodeError as error:
         g.parameters = parse_qs(request.query_string.decode("latin-1"), keep_blank_values=True)
-        if tokens and not signatures.offered_token(tokens, request.headers, g.parameters):
+        if tokens and not signatures.offered_token(tokens, headers, g.parameters):
             reason = f"{token_at_fault(g.parameters)}, and a query that cannot be read"
             raise Denied(reason) from error
         raise BadRequest("the query string has bytes that are not percent-encoded") from error
-    if request.path == CALLBACK and "signature" in parameters:
+    if path == CALLBACK and "signature" in parameters:
         link = signatures.verified_link(setting("SECRET_KEY"), parameters, now())
         g.caller = Caller(link=link)
         return
-    token = signatures.offered_token(tokens, request.headers, parameters)
+    token = signatures.offered_token(tokens, headers, parameters) if tokens else None
     has_token = token is not None
     g.is_known = is_known = has_token or not tokens
     workflow = signature = None
-    if request.method == "POST" and request.path != CALLBACK:
+    if path != CALLBACK and request.method == "POST":
         name = parameters.get("workflow", [""])[0]
         workflow = Workflow.known(name) if name and name.isprintable() else None
         if name:
             refuse_oversize()  # whatever is signed: it tells a stranger nothing
         own = workflow and workflow.content.get("signature_header")
-        if name and (is_known or signatures.is_signed(request.headers, own)):
+        if name and (is_known or signatures.is_signed(headers, own)):
             signature = check_sender(workflow, has_token, is_known)
             is_known = True
     if not is_known:
@@ -90,10 +90,16 @@ def identify():
                       token_name=token and token[0])
 
 
+def enter():
+    """Before every request: who calls, and whether there is room for what he brings."""
+    identify()
+    wait_for_turn()
+
+
 def wait_for_turn():
     """One large body is worked on at once: as values it takes a hundred times its size."""
     length = request.content_length
-    if request.method == "POST" and request.url_rule and (length is None or length > LARGE):
+    if (length is None or length > LARGE) and request.method == "POST" and request.url_rule:
         if len(body()) > LARGE:  # which is read before: who sends slowly takes no one's turn
             g.has_turn = TURN.acquire(timeout=15)  # nginx gives up after 25 s
             if not g.has_turn:

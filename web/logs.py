@@ -59,7 +59,10 @@ class Line(logging.Formatter):
     """Each record as one printable line of at most LONGEST bytes, a traceback too."""
 
     def format(self, record):
-        lines = [line.strip() for line in super().format(record).splitlines()]
+        text = super().format(record)
+        if len(text) <= LONGEST // 4 and text.isprintable():
+            return text
+        lines = [line.strip() for line in text.splitlines()]
         raw = printable(" | ".join(lines)).encode()
         half = LONGEST // 2 - 3
         parts = [raw] if len(raw) <= LONGEST else [raw[:half], raw[-half:]]

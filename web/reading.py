@@ -22,6 +22,9 @@ EVENT_JSON, EVENT_PATH = "application/cloudevents+json", "/api/v2/event"
 TRIGGER_QUERY, CALLBACK_QUERY, CALLBACK_FORM = TriggerQuery(), CallbackQuery(), CallbackForm()
 RUN_QUERY = RunQuery()
 DELIVERY_HEADERS = DeliveryHeaders()
+#: By their names in WSGI: an answer at once, where each look into the headers takes its time.
+DELIVERY_IDS = {f"HTTP_{field.data_key.upper().replace('-', '_')}": field.data_key
+                for field in DELIVERY_HEADERS.fields.values()}
 
 
 def together(*loads):
@@ -107,15 +110,16 @@ def body():
 
 def payload():
     """The JSON object that the body is, also where a sender forgot to say so (contract 4.1)."""
-    if media_type() not in ("", "text/plain") and not is_json():
+    declared, is_declared = media_type(), is_json()
+    if declared not in ("", "text/plain") and not is_declared:
         raise unsupported(JSON)
     raw = body()
-    if is_json() and not raw.strip():
+    if is_declared and not raw.strip():
         raise ValidationError("is empty; send a JSON object", "body")
     try:
         value = parse_json(raw)
     except ValidationError as error:
-        if is_json():
+        if is_declared:
             raise
         raise unsupported(JSON, more=" and is no JSON" if raw else " and a body") from error
     if not isinstance(value, dict):
@@ -123,8 +127,19 @@ def payload():
     return value
 
 
+@lru_cache  # senders call few addresses, again and again
+def parameters_in(query_string):
+    """The parameters, each a list of values by its name. Raises UnicodeError for bytes as such."""
+    return parse_qs(query_string.decode(), keep_blank_values=True)
+
+
 def trigger_query():
-    return TRIGGER_QUERY.load(g.parameters)
+    return loaded_trigger_query(request.query_string)
+
+
+@lru_cache
+def loaded_trigger_query(query_string):
+    return TRIGGER_QUERY.load(parameters_in(query_string))
 
 
 def callback_query():
@@ -143,7 +158,7 @@ def webhook():
     """The query and the delivery of a webhook (contract 4.1), known by the id in its headers."""
     query, data, sent_as = together(trigger_query, form_payload if is_form() else payload,
                                     delivery_id)
-    delivery = Delivery(WEBHOOK, {"data": data}, headers=headers())
+    delivery = Delivery(WEBHOOK, {"data": data}, headers=request.headers)
     return query, known_as(delivery, *sent_as) if sent_as else delivery
 
 
@@ -173,12 +188,8 @@ def known_as(delivery, source, value):
 def event():
     """The query and the delivery of a CloudEvent, in either mode (contract 4.2)."""
     query, found = together(trigger_query, cloud_event)
-    return query, Delivery.of_event(found, digest("event", found["source"], found["id"]), headers())
-
-
-def headers():
-    """The request's headers by lower-case name, for conditions."""
-    return {name.lower(): value for name, value in request.headers}
+    return query, Delivery.of_event(found, digest("event", found["source"], found["id"]),
+                                    request.headers)
 
 
 def cloud_event():
@@ -192,8 +203,8 @@ def cloud_event():
 
 def delivery_id():
     """The name and value of the header that makes repeats known, or None."""
-    names = [field.data_key for field in DELIVERY_HEADERS.fields.values()]
-    given = {name: request.headers[name] for name in names if name in request.headers}
+    environ = request.environ
+    given = {DELIVERY_IDS[name]: environ[name] for name in DELIVERY_IDS.keys() & environ.keys()}
     return DELIVERY_HEADERS.load(given) if given else None
 
 
