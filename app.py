@@ -6,7 +6,7 @@ import sys
 import time
 from difflib import get_close_matches
 
-from flask import Blueprint, Flask, appcontext_pushed, g, request
+from flask import Blueprint, Flask, g, request
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, pre_load, validate
 from werkzeug.middleware.proxy_fix import ProxyFix
 
@@ -16,7 +16,6 @@ import upkeep
 from models import STEPS, TABLES, Workflow, WorkflowRun
 from runs.refusals import Unusable
 from runs.words import ANSWERS, LINK
-from schemas import dump_run
 from web import answers, doors, reading
 from web.reading import together
 
@@ -55,7 +54,7 @@ def get_callback():
     doors.refuse_foreign_part()
     if query := reading.look_query():
         run = WorkflowRun.find(naming_its_run(query)["workflowrun"], doors.now())
-        return answers.page(200, "run.html", run=run) if answers.wants_page() else dump_run(run)
+        return answers.page(200, "run.html", run=run) if answers.wants_page() else answers.run(run)
     query = naming_its_run(reading.callback_query())
     if doors.setting("CONFIRM_LINKS") and (g.caller.link or answers.wants_page()):
         return callback_page(query)
@@ -80,7 +79,7 @@ def start(name, delivery):
     else:
         workflow, routed = upkeep.route(delivery, g.caller.may_start, reading.identified)
     delivery = reading.identified(delivery, workflow)
-    return dump_run(WorkflowRun.start(workflow, delivery, routed, doors.now(), g.caller.by))
+    return answers.run(WorkflowRun.start(workflow, delivery, routed, doors.now(), g.caller.by))
 
 
 def handshake(name, payload):
@@ -206,17 +205,16 @@ def create_app(environ=os.environ, clock=utc_now):
     """The WSGI application. Raises Unusable when a setting or the database cannot be used."""
     app = Flask(__name__, static_folder=None)
     settings = load_settings(environ)
-    app.config.update(SETTINGS=settings, ENVIRON=environ, CLOCK=clock)
     is_command = "FLASK_RUN_FROM_CLI" in environ and "run" not in sys.argv
-    opened = open_database(settings["DATABASE_URL"], is_command)
-    appcontext_pushed.connect(lambda *args, **more: storage.database.use(opened), app, weak=False)
+    app.config.update(SETTINGS=settings, ENVIRON=environ, CLOCK=clock,
+                      DATABASE=open_database(settings["DATABASE_URL"], is_command))
     app.json.sort_keys = False
     app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
     app.url_map.merge_slashes = False  # `//` would answer with a redirect, in HTML
     if proxies := settings["TRUSTED_PROXIES"]:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies, x_host=proxies)
-    app.before_request(doors.enter)
-    app.teardown_request(doors.end_turn)
+    app.before_request(doors.identify)
+    app.teardown_request(reading.end_turn)
     app.after_request(answers.add_headers)
     app.log_exception = answers.log_exception
     for error, handler in answers.ERROR_HANDLERS.items():

@@ -8,6 +8,7 @@ import logging
 import secrets
 from functools import lru_cache
 
+from marshmallow import ValidationError
 from peewee import (AutoField, BigIntegerField, BooleanField, Case, CharField, CompositeKey,
                     ForeignKeyField, IntegerField, OperationalError, TextField)
 
@@ -101,26 +102,25 @@ class WorkflowRun(RunLife, Table):
         """Start a run of the workflow; a repeated delivery gets the first run as it stands now.
         `by` is who asks, for the log.
 
-        Raises PayloadDiffers, TriggerDisabled, ConditionsNotMet; NotFound when the workflow is
-        deleted meanwhile.
+        Raises PayloadDiffers, NotFound when the workflow is deleted meanwhile; as planned() does.
         """
         while True:
-            if first := cls.first_of(workflow, delivery, now):
-                return first
-            if not is_enabled(workflow.content, delivery.trigger):
-                raise TriggerDisabled(f"the {delivery.trigger} trigger of workflow {workflow.name} "
-                                      "is switched off in its definition")
-            if missing := unmet(workflow.content, delivery):
-                raise ConditionsNotMet(workflow.name, missing)
-            run = cls.planned(workflow, delivery, routed, now)
+            try:
+                run = cls.planned(workflow, delivery, routed, now)
+            except (TriggerDisabled, ConditionsNotMet, ValidationError):
+                if first := cls.first_of(workflow, delivery, now):
+                    return first
+                raise
             with database.writing():
                 stored = run.store(workflow)
             if stored:
                 run.story[0] += f" by={by!r}" if by else ""
                 run.tell()
                 return run
+            if first := cls.first_of(workflow, delivery, now):
+                return first
             secret_env = workflow.content.get("secret_env")
-            workflow = Workflow.named(workflow.name)  # it changed, or a repeat was faster
+            workflow = Workflow.named(workflow.name)  # it has changed
             if workflow.content.get("secret_env") != secret_env:
                 raise OperationalError("the workflow's secret changed while a request came in")
 
@@ -220,9 +220,14 @@ class WorkflowRun(RunLife, Table):
     def planned(cls, workflow, delivery, routed, now):
         """A new run with its tasks, not stored yet: those without dependencies wait already.
 
-        Raises ValidationError when a topic cannot be filled in.
+        Raises TriggerDisabled, ConditionsNotMet; ValidationError when a topic cannot be filled in.
         """
         content = workflow.content
+        if not is_enabled(content, delivery.trigger):
+            raise TriggerDisabled(f"the {delivery.trigger} trigger of workflow {workflow.name} is "
+                                  "switched off in its definition")
+        if missing := unmet(content, delivery):
+            raise ConditionsNotMet(workflow.name, missing)
         params = delivery.params(content["params"])
         run = cls.from_row({
             **dict.fromkeys(cls._meta.sorted_field_names), "id": new_id(now),
@@ -253,8 +258,7 @@ class WorkflowRun(RunLife, Table):
         for run in (RUN_TO_CHANGE if to_change else RUN_BY_ID).fetch(id=workflowrun):
             run.adopt(TASKS_OF_RUN.fetch(workflow_run=run.number), now)
             return run
-        raise NotFound(f"no run has the id {workflowrun!r}; `flask workflowrun list` shows the "
-                       "runs")
+        raise NotFound(f"no run has the id {workflowrun!r}; `flask workflowrun list` shows runs")
 
     def store(self, workflow):
         """Insert the new run and its tasks; False when the workflow is no longer as it is here, or

@@ -74,13 +74,16 @@ class RunQuery(Query):
                                   "correlate" if workflow else "workflowrun")
 
 
+class Status(Parameter):
+    """A status in letters of any size, in small ones."""
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        return super()._deserialize(value, attr, data, **kwargs).lower()
+
+
 class CallbackQuery(RunQuery):
     topic = parameter(required=True)
-    status = Parameter(load_default=SUCCEEDED, validate=lambda text: STATUS(text.lower()))
-
-    @post_load
-    def lower_status(self, query, **kwargs):
-        return {**query, "status": query["status"].lower()}
+    status = Status(load_default=SUCCEEDED, validate=STATUS)
 
 
 class CallbackForm(Schema):

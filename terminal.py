@@ -9,7 +9,7 @@ import shutil
 import sys
 
 import click
-from flask.cli import AppGroup
+from flask.cli import AppGroup, ScriptInfo
 from marshmallow import ValidationError
 
 import storage
@@ -108,6 +108,7 @@ class Command(click.Command):
     """A command that uses the database, and says what a mistyped name may have meant."""
 
     def invoke(self, ctx):
+        storage.database.use(ctx.find_object(ScriptInfo).load_app().config["DATABASE"])
         if self.name != "wait":  # which has patience
             storage.database.prepare()
         try:

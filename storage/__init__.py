@@ -78,7 +78,7 @@ class Statement:
 
     def run(self, values):
         """Execute it with the values of its parameters, a mapping; the cursor."""
-        return database.execute_sql(*self.bound(values))
+        return database.obj.execute_sql(*self.bound(values))
 
     def bound(self, values):
         """Its SQL, and the values in the order of that."""

@@ -6,7 +6,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from peewee import DatabaseError, OperationalError, SqliteDatabase
+from peewee import SqliteDatabase
 
 from app import create_app
 from conftest import file_of, sql, statuses, wait_task
@@ -145,18 +145,15 @@ def test_a_file_of_many_large_callbacks_grows_by_their_size(define, start, callb
 def test_the_log_says_what_keeps_the_database_away(define, client, monkeypatch, caplog, code, room,
                                                    says):
     define("release")
-    driver, kind = sqlite3.OperationalError, OperationalError
-    if "CORRUPT" in code:
-        driver, kind = sqlite3.DatabaseError, DatabaseError
+    kind = sqlite3.DatabaseError if "CORRUPT" in code else sqlite3.OperationalError
 
-    def begin(*args):
-        wrapped = kind("disk I/O error")
-        wrapped.orig = driver("disk I/O error")
-        wrapped.orig.sqlite_errorcode = getattr(sqlite3, code)
-        raise wrapped
+    def execute(*args):
+        error = kind("disk I/O error")
+        error.sqlite_errorcode = getattr(sqlite3, code)
+        raise error
 
     monkeypatch.setattr("storage.sqlite.BUSY_SECONDS", 0.01)
-    monkeypatch.setattr(SqliteDatabase, "begin", begin)
+    monkeypatch.setattr(SqliteDatabase, "connection", lambda self: SimpleNamespace(execute=execute))
     monkeypatch.setattr(shutil, "disk_usage",
                         lambda path: SimpleNamespace(free=10**9 if room else 4096))
     answer = client.post("/api/v2/webhook?workflow=release", json={})

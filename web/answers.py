@@ -14,6 +14,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 from runs.refusals import (Ambiguous, BadLink, ConditionsNotMet, Conflict, Denied, Expired,
                            NotAllowed, NotFound, PayloadDiffers, Refused, TriggerDisabled)
 from runs.words import MARKS, in_utc, in_words
+from schemas import dump_run
 from storage import UNAVAILABLE, why
 from web import logs
 
@@ -32,6 +33,12 @@ def no_content():
     response = Response(status=200)
     del response.headers["Content-Type"]
     return response
+
+
+def run(found):
+    """The WorkflowRun as JSON."""
+    text = json.dumps(dump_run(found), separators=(",", ":")) + "\n"
+    return Response(text, content_type=JSON)
 
 
 def note(level, word, status, reason, exc_info=None, **known):

@@ -1,5 +1,4 @@
 """Who calls (contract 7): one Caller made once a request, before anything of it is parsed."""
-import threading
 from typing import NamedTuple
 from urllib.parse import parse_qs
 
@@ -16,9 +15,6 @@ from web.reading import body, is_binary_event, parameters_in, refuse_oversize
 
 
 OWN_SITE = ("same-origin", "none")  # none: typed, or opened from outside a browser
-
-LARGE = 65_536  # bytes of a body
-TURN = threading.Lock()
 
 
 class Caller(NamedTuple):
@@ -57,6 +53,7 @@ class Caller(NamedTuple):
 def identify():
     """Make the request's Caller. Raises Denied, or aborts with 413 or 503: nothing else is
     answered to a caller who has proved nothing."""
+    database.use(current_app.config["DATABASE"])
     database.prepare()
     tokens, headers, path = setting("ACCESS_TOKENS"), request.headers, request.path
     try:
@@ -88,28 +85,6 @@ def identify():
         raise Denied(f"{token_at_fault(parameters)}, and no signature of a workflow that it names")
     g.caller = Caller(has_token, workflow=workflow, signature=signature,
                       token_name=token and token[0])
-
-
-def enter():
-    """Before every request: who calls, and whether there is room for what he brings."""
-    identify()
-    wait_for_turn()
-
-
-def wait_for_turn():
-    """One large body is worked on at once: as values it takes a hundred times its size."""
-    length = request.content_length
-    if (length is None or length > LARGE) and request.method == "POST" and request.url_rule:
-        if len(body()) > LARGE:  # which is read before: who sends slowly takes no one's turn
-            g.has_turn = TURN.acquire(timeout=15)  # nginx gives up after 25 s
-            if not g.has_turn:
-                abort(problem(503, "too many large bodies at once; send it again",
-                              {"Retry-After": "5"}))
-
-
-def end_turn(error):
-    if g.pop("has_turn", False):
-        TURN.release()
 
 
 def token_at_fault(parameters):

@@ -1,6 +1,8 @@
 """What the log shows: lines that are one line, printable and short; of a URL five parameters."""
 import logging
 import re
+import time
+from functools import lru_cache
 from urllib.parse import unquote_plus
 
 LONGEST = 2000  # bytes of a line (contract 4.7: 2 KB)
@@ -55,8 +57,17 @@ def rewrite_request(record):
     return True
 
 
+@lru_cache  # many lines are of one second
+def second(since_1970, form):
+    return time.strftime(form, time.localtime(since_1970))
+
+
 class Line(logging.Formatter):
     """Each record as one printable line of at most LONGEST bytes, a traceback too."""
+
+    def formatTime(self, record, datefmt=None):
+        text = second(int(record.created), datefmt or self.default_time_format)
+        return text if datefmt else f"{text},{int(record.msecs):03}"
 
     def format(self, record):
         text = super().format(record)

@@ -2,10 +2,11 @@
 import contextlib
 import hashlib
 import json
+import threading
 from functools import lru_cache
 from urllib.parse import parse_qs
 
-from flask import current_app, g, request
+from flask import abort, current_app, g, request
 from marshmallow import ValidationError
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMediaType
 from werkzeug.http import parse_options_header
@@ -14,9 +15,11 @@ from runs.conditions import Delivery
 from runs.strictjson import parse_json, parse_object
 from runs.words import WEBHOOK
 from schemas import CallbackForm, CallbackQuery, DeliveryHeaders, RunQuery, TriggerQuery
-from web.answers import FORM, JSON
+from web.answers import FORM, JSON, problem
 from web.cloudevents import CLOUD_EVENT, binary_event
 
+LARGE = 65_536  # bytes of a body
+TURN = threading.Lock()
 EVENT_JSON, EVENT_PATH = "application/cloudevents+json", "/api/v2/event"
 # Made once: a schema made anew for each request costs more than what it loads.
 TRIGGER_QUERY, CALLBACK_QUERY, CALLBACK_FORM = TriggerQuery(), CallbackQuery(), CallbackForm()
@@ -92,7 +95,7 @@ def refuse_oversize(length=None):
 
 def body():
     """The raw bytes of the request. Too many are answered 413, too few 400."""
-    limit = current_app.config["SETTINGS"]["MAX_CONTENT_LENGTH"]
+    limit, length = current_app.config["SETTINGS"]["MAX_CONTENT_LENGTH"], request.content_length
     # One more is read: at its limit Werkzeug cuts a chunked body off without a word.
     request.max_content_length = limit + 1
     try:
@@ -101,11 +104,28 @@ def body():
         refuse_oversize(limit + 1)
     except Exception as error:  # each server has its own for a body that it cannot read
         raise BadRequest("the body was cut short or its chunks are malformed") from error
-    refuse_oversize(len(raw))
-    if len(raw) < (request.content_length or 0):
-        raise BadRequest(f"the body was cut short: {len(raw)} of {request.content_length} bytes")
+    if len(raw) > limit:
+        refuse_oversize(len(raw))
+    if length and len(raw) < length:
+        raise BadRequest(f"the body was cut short: {len(raw)} of {length} bytes")
     g.has_read_body = True
+    if len(raw) > LARGE:
+        wait_for_turn()  # only now: who sends slowly takes no one's turn
     return raw
+
+
+def wait_for_turn():
+    """One large body is worked on at once: as values it takes a hundred times its size."""
+    if "has_turn" not in g:
+        g.has_turn = TURN.acquire(timeout=15)  # nginx gives up after 25 s
+        if not g.has_turn:
+            abort(problem(503, "too many large bodies at once; send it again",
+                          {"Retry-After": "5"}))
+
+
+def end_turn(error):
+    if g.pop("has_turn", False):
+        TURN.release()
 
 
 def payload():
