@@ -34,14 +34,14 @@ def post_callback():
     """Resolve a topic of a run with a payload, or with a person's form (contract 4.3, 8)."""
     if not reading.is_json():
         doors.refuse_foreign_form()
-    if not reading.is_form():
-        query, payload = together(reading.callback_query, reading.payload)
-        resolve(naming_its_run(query), data=payload)
-        return answers.no_content()
-    query, form = together(reading.callback_query, reading.form)
-    query = naming_its_run({**query, "status": form["status"] or query["status"]})
-    resolve(query, comment=form["comment"])
-    return callback_page(query)
+        if reading.is_form():
+            query, form = together(reading.callback_query, reading.form)
+            query = naming_its_run({**query, "status": form["status"] or query["status"]})
+            resolve(query, comment=form["comment"])
+            return callback_page(query)
+    query, payload = together(reading.callback_query, reading.payload)
+    resolve(naming_its_run(query), data=payload)
+    return answers.no_content()
 
 
 @api.get("/callback")

@@ -35,7 +35,7 @@ end
 
 function done(summary, latency, requests)
   local failed = summary.errors
-  io.write(string.format("RESULT %d %d %d %d %d\n", summary.requests, summary.duration,
-    latency:percentile(50), latency:percentile(99),
+  io.write(string.format("RESULT %d %d %d %d %d %d\n", summary.requests, summary.duration,
+    latency:percentile(50), latency:percentile(99), latency.max,
     failed.connect + failed.read + failed.write + failed.status + failed.timeout))
 end
