@@ -99,6 +99,9 @@ class Sqlite(Schema, SqliteDatabase):
     def begin(self, lock_type=None):
         self.execute_sql(f"BEGIN {lock_type or ''}")
 
+    def commit(self):
+        self.connection().execute("COMMIT")
+
     def connect(self, *args, **kwargs):
         """Open a connection, and note which WAL it uses as long as it stays open."""
         opened = super().connect(*args, **kwargs)

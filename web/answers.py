@@ -29,10 +29,12 @@ SHOWN = {"workflow": "workflow", "workflowrun": "run", "topic": "topic", "correl
 connection = threading.local()  # `close`: the server's, to end this thread's connection afterwards
 
 
+class NoContent(Response):
+    default_mimetype = None
+
+
 def no_content():
-    response = Response(status=200)
-    del response.headers["Content-Type"]
-    return response
+    return NoContent()
 
 
 def run(found):

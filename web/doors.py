@@ -53,9 +53,10 @@ class Caller(NamedTuple):
 def identify():
     """Make the request's Caller. Raises Denied, or aborts with 413 or 503: nothing else is
     answered to a caller who has proved nothing."""
-    database.use(current_app.config["DATABASE"])
-    database.prepare()
-    tokens, headers, path = setting("ACCESS_TOKENS"), request.headers, request.path
+    config, headers, path = current_app.config, request.headers, request.path
+    opened, tokens = config["DATABASE"], config["SETTINGS"]["ACCESS_TOKENS"]
+    database.use(opened)
+    opened.prepare()
     try:
         g.parameters = parameters = parameters_in(request.query_string)
     except UnicodeError as error:
