@@ -156,7 +156,7 @@ def measure(folder):
         figures = {scenario: {name: [] for name in rivals} for scenario in SCENARIOS}
         for scenario in SCENARIOS:
             for number in range(ROUNDS):
-                for name, servers in rivals.items():
+                for name, servers in sorted(rivals.items(), reverse=number % 2):
                     by_hand = name in (YARDSTICK, BY_HAND)  # it knows no events
                     figures[scenario][name].append(drive_all(
                         servers, "start" if by_hand and scenario == "event" else scenario))
