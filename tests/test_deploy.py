@@ -20,7 +20,7 @@ from urllib.parse import quote
 import pytest
 from conftest import wait_task
 from inside import commands_on
-from server import PROJECT, Load, Server, free_port, integrity, kill, wait_until
+from server import PROJECT, Load, Server, at_once, free_port, integrity, kill, wait_until
 
 DEPLOY = PROJECT / "deploy"
 PATH = f"{os.environ['PATH']}:/usr/sbin"
@@ -553,3 +553,16 @@ def test_the_nightly_backup_keeps_the_last_fourteen(service, tmp_path):
     kept = sorted(folder.iterdir())
     assert kept[:13] == old[2:] and kept[14:] == [folder / "signalbox-mine.db"]
     assert integrity(kept[13]) == [("ok",)]
+
+
+def test_the_unit_runs_plain_workers_which_answer_while_several_call(tmp_path):
+    lines = re.findall(r"(?m)^Environment=(.*)", (DEPLOY / "signalbox.service").read_text())
+    given = dict(word.split("=", 1) for line in lines for word in line.split())
+    settings = {name: given[name] for name in ("THREADS", "WEB_CONCURRENCY")}
+    with Server(tmp_path, **settings) as server:
+        server.define("release", wait_task("tests"))
+        path = "/api/v2/webhook?workflow=release"
+        answers = at_once(8, lambda number: server.request("POST", path, {"number": number}))
+        assert {answer.status for answer in answers} == {200}
+        assert "Using worker: sync" in server.log
+        assert len(server.workers()) == 2
