@@ -18,7 +18,7 @@ from runs.refusals import (ConditionsNotMet, Conflict, NotAllowed, NotFound, Pay
                            TriggerDisabled)
 from runs.strictjson import same_json
 from runs.words import (CANCELLED, ENDED, FAILED, NOT_STARTED, RUN_STARTED, RUNNING, SUCCEEDED,
-                        WAITING)
+                        WAITING, masked)
 from storage import Statement, Table, database, parameter
 
 log = logging.getLogger("signalbox")
@@ -133,7 +133,7 @@ class WorkflowRun(RunLife, Table):
         NotAllowed.
         """
         text, kept = json.dumps(results), None
-        said = "".join(f" {result['name']}={result['value']!r}" for result in results
+        said = "".join(f" {result['name']}={masked(result['value'])!r}" for result in results
                        if result["name"] != "data")
         with cls.changing(workflowrun, now) as run:
             for task in run.tasks:
@@ -247,7 +247,7 @@ class WorkflowRun(RunLife, Table):
         run.happened.append((RUN_STARTED, None))
         run.to_consider.extend(run.tasks)
         run.advance(now)
-        waiting = [task.topic for task in run.tasks if task.status == WAITING]
+        waiting = [masked(task.topic) for task in run.tasks if task.status == WAITING]
         run.story = [f"run started workflow={run.workflow_ref} version={run.workflow_version} "
                      f"trigger={run.trigger} topics={waiting!r}", *run.story[len(waiting):]]
         return run

@@ -11,7 +11,7 @@ from functools import cached_property
 from runs.refusals import NotFound, did_you_mean
 from runs.words import (CANCELLED, CONDITIONS, ENDED, EVENT, FAILED, LINK, NOT_STARTED, PHASES,
                         RAN, RUN_ENDED, RUNNING, SKIPPED, SUCCEEDED, SUCCESS, TASK_ENDED,
-                        TASK_WAITING, TIMED_OUT, WAITING)
+                        TASK_WAITING, TIMED_OUT, WAITING, masked)
 
 MINUTE = 60_000
 
@@ -179,7 +179,7 @@ class TaskLife(Timed):
         if may_start:
             self.status, self.start_time = WAITING, now
             self.run.happened.append((TASK_WAITING, self.name))
-            self.run.story.append(f"task waiting task={self.name!r} topic={self.topic!r}")
+            self.run.story.append(f"task waiting task={self.name!r} topic={masked(self.topic)!r}")
             if self.callback_status:
                 self.end(self.callback_status, None, now)
 
@@ -195,7 +195,7 @@ class TaskLife(Timed):
         self.run.to_consider.extend(self.run.dependents[self.name])
         if status != SKIPPED:
             self.run.happened.append((TASK_ENDED, self.name))
-        self.run.story.append(f"task {status} task={self.name!r} topic={self.topic!r}{said}"
+        self.run.story.append(f"task {status} task={self.name!r} topic={masked(self.topic)!r}{said}"
                               + (f" reason={message!r}" if message else ""))
 
     @property

@@ -1,4 +1,5 @@
 """The contract's words, each written once (section 2), and times in words."""
+import re
 from datetime import datetime, timezone
 
 # A task's status, and a run's
@@ -32,6 +33,12 @@ EQUALS, MATCHES, IN = OPERATIONS = ("equals", "matches", "in")
 #: A sign for each status.
 MARKS = {NOT_STARTED: "○", WAITING: "●", RUNNING: "●", SUCCEEDED: "✓", FAILED: "✗", TIMED_OUT: "!",
          SKIPPED: "–", CANCELLED: "×"}
+
+
+def masked(text):
+    """A text for the log without what may be the rest of a URL: in it a secret may stand, however
+    it is spelled."""
+    return re.sub(r"[?&;#=%](?=\S)\S*", "…", text[:300])
 
 
 def in_utc(milliseconds):

@@ -565,4 +565,4 @@ def test_the_unit_runs_plain_workers_which_answer_while_several_call(tmp_path):
         answers = at_once(8, lambda number: server.request("POST", path, {"number": number}))
         assert {answer.status for answer in answers} == {200}
         assert "Using worker: sync" in server.log
-        assert len(server.workers()) == 2
+        wait_until(lambda: len(server.workers()) == 2, "the second worker is there")

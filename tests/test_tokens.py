@@ -468,3 +468,25 @@ def test_no_token_is_written_down_when_the_service_fails(server, written):
     assert server.post(path, {}, x_access_token=ODD).status == 500
     assert written("Traceback") == []
     assert server.flask("workflow", "delete", "broken").returncode in (0, 1)
+
+
+# What somebody writes may hold a URL, and that a secret
+
+@pytest.mark.parametrize("text", [
+    "see http://h/?access_token=T0psecret", "http://h/x&signature=T0psecret",
+    "http://h/#access_token=T0psecret", "http://h/?access_token%3DT0psecret", "a;token=T0psecret"])
+def test_a_comment_and_a_filled_topic_show_no_secret_in_the_log(
+        client, define, caplog, stored, text):
+    caplog.set_level("INFO")
+    define("filled", {"name": "a", "type": "eventwait",
+                      "params": [{"name": "topic", "value": "t $(params.data.text)"}]})
+    token = {"x-access-token": NEW}
+    run = client.post(f"{WEBHOOK}?workflow=filled", json={"text": text}, headers=token).json
+    topic = run["tasks"][0]["params"][0]["value"]
+    assert text in topic
+    answer = client.post(CALLBACK, query_string={"workflowrun": run["id"], "topic": topic},
+                         data={"status": "succeeded", "comment": text}, headers=token)
+    assert answer.status_code == 200
+    lines = [record.getMessage() for record in caplog.records]
+    assert any("task succeeded" in line for line in lines)
+    assert not [line for line in lines if "T0psecret" in line]

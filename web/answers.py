@@ -13,7 +13,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 
 from runs.refusals import (Ambiguous, BadLink, ConditionsNotMet, Conflict, Denied, Expired,
                            NotAllowed, NotFound, PayloadDiffers, Refused, TriggerDisabled)
-from runs.words import MARKS, in_utc, in_words
+from runs.words import MARKS, in_utc, in_words, masked
 from schemas import dump_run
 from storage import UNAVAILABLE, why
 from web import logs
@@ -47,7 +47,7 @@ def note(level, word, status, reason, exc_info=None, **known):
     """The one log line that says why a request was refused or skipped (contract 4.7)."""
     known |= {name: values[0] for name, values in g.get("parameters", {}).items() if name in SHOWN}
     said = "".join(f" {SHOWN[name]}={logs.plain(known[name], 100)}" for name in known)
-    log.log(level, "%s status=%d reason=%r%s", word, status, logs.masked(reason), said,
+    log.log(level, "%s status=%d reason=%r%s", word, status, masked(reason), said,
             exc_info=exc_info)
 
 
@@ -118,8 +118,8 @@ def add_headers(response):
         asked = request.headers.get("WebHook-Request-Origin")
         if asked and request.path != CALLBACK:  # CloudEvents Web Hooks 4
             rate = request.headers.get("WebHook-Request-Rate", "*")
-            response.headers["WebHook-Allowed-Origin"] = asked
-            response.headers["WebHook-Allowed-Rate"] = rate
+            response.headers["WebHook-Allowed-Origin"] = asked[:255]  # a host's name has no more
+            response.headers["WebHook-Allowed-Rate"] = rate[:255]
     if "access_token" in g.get("parameters", ()):
         response.headers["Cache-Control"] = "private, no-store"
     return response

@@ -13,11 +13,6 @@ METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "TRACE")
 PATHS = ("/api/v2/webhook", "/api/v2/event", "/api/v2/callback")
 
 
-def masked(reason):
-    """A reason without what may be the rest of a URL: in it a secret may stand, however spelled."""
-    return re.sub(r"[?&;#=%](?=\S)\S*", "…", reason[:300])
-
-
 def plain(value, most=255):
     """The value, when it has no sign in which a secret could hide, and when it is short."""
     return value if PLAIN.fullmatch(value) and len(value) <= most else "…"
