@@ -126,7 +126,12 @@ class Server:
         try:
             if self.process.poll() is None:
                 self.signal(signal.SIGTERM)
-            return self.process.wait(15)
+            try:
+                return self.process.wait(8)
+            except subprocess.TimeoutExpired:
+                for pid in self.workers():  # gunicorn's loses a signal while it starts
+                    os.kill(pid, signal.SIGTERM)
+                return self.process.wait(7)
         finally:
             self.kill()
 
