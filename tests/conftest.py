@@ -12,7 +12,7 @@ import pytest
 
 import postgres_server as postgres
 from app import create_app
-from inside import Commands, close_database, upkeep
+from inside import Commands, close_database, sqlite, upkeep
 
 MINUTE = 60_000
 MEMORY = "/dev/shm"
@@ -105,6 +105,15 @@ def database_url(request, tmp_path):
 def environ(database_url):
     """The service's settings; a test that needs others overrides this fixture."""
     return {"DATABASE_URL": database_url}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def impatient():
+    """A file that another program holds is given up soon by what runs in the tests' process;
+    test_durability.py tries how long services wait for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sqlite, "BUSY_SECONDS", 0.1)
+        yield
 
 
 @pytest.fixture

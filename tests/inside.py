@@ -7,14 +7,14 @@ from app import create_app
 from cli import __version__ as VERSION
 from models import STEPS
 from runs.refusals import Unusable
-from storage import database, open_database
+from storage import database, open_database, sqlite
 from storage.copy import BATCH as COPIED_AT_A_TIME
 from terminal import age
 
 SCHEMA_VERSION = len(STEPS) + 1
 
 __all__ = ["COPIED_AT_A_TIME", "SCHEMA_VERSION", "VERSION", "Commands", "Unusable", "age",
-           "close_database", "commands_on", "database", "open_database", "upkeep"]
+           "close_database", "commands_on", "database", "open_database", "sqlite", "upkeep"]
 
 
 def close_database():

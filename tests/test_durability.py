@@ -338,16 +338,16 @@ def test_on_a_slow_disk_sixteen_senders_wait_and_nobody_is_refused(tmp_path):
     with server:
         answers = sum(at_once(16, lambda client: [
             timed(lambda: server.webhook("release", {"name": f"{client}-{number}"}))
-            for number in range(6)]), [])
+            for number in range(3)]), [])
         log = server.log
     wait_until(lambda: not processes(server.process.pid), "strace has ended")
     assert {answer.status for answer, seconds in answers} == {200}, log
     assert "another program" not in log
     times = sorted(seconds for answer, seconds in answers)
-    print(f"median {times[48]:.2f} s, 99 in a hundred {times[-2]:.2f} s, slowest {times[-1]:.2f} s")
-    assert times[48] > 0.15  # the disk was slow
-    assert times[-2] < 6 * times[48]
-    assert len(server.stored()) == 96
+    print(f"median {times[24]:.2f} s, all but one {times[-2]:.2f} s, slowest {times[-1]:.2f} s")
+    assert times[24] > 0.15  # the disk was slow
+    assert times[-2] < 6 * times[24]
+    assert len(server.stored()) == 48
 
 
 # Files that are not ours

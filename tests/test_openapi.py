@@ -113,7 +113,7 @@ def parameters(operation, place):
 
 @pytest.fixture
 def environ(tmp_path):
-    return {"DATABASE_URL": f"sqlite:///{tmp_path}/signalbox.db?timeout=0.1", "SECRET_KEY": KEY,
+    return {"DATABASE_URL": f"sqlite:///{tmp_path}/signalbox.db", "SECRET_KEY": KEY,
             "ACCESS_TOKENS": TOKEN}
 
 
@@ -324,7 +324,7 @@ def answered(client, start, flask, environ, clock, tmp_path):
         close_database()
         with contextlib.closing(sqlite3.connect(tmp_path / "busy", isolation_level=None)) as other:
             other.execute("BEGIN EXCLUSIVE")
-            busy = {**environ, "DATABASE_URL": f"sqlite:///{tmp_path}/busy?timeout=0.1"}
+            busy = {**environ, "DATABASE_URL": f"sqlite:///{tmp_path}/busy"}
             return create_app(busy, clock).test_client().open(
                 environ_base=client.environ_base, **request)
     return answered

@@ -288,12 +288,11 @@ def hold(file):
 
 @pytest.mark.parametrize("known", [True, False], ids=["known database", "new file"])
 def test_a_busy_database_does_not_stop_the_start(create, environ, file, known):
-    url = environ["DATABASE_URL"] + "?timeout=0.05"
     if known:
         Commands(create())("workflow", "apply", "-", input='{"name": "release", "tasks": []}')
         close_database()
     other = hold(file)
-    app = create(DATABASE_URL=url)
+    app = create()
     busy = app.test_client().post(**HOOK, data=b"{}")
     assert (busy.status_code, "Retry-After" in busy.headers) == (503, True)
     other.execute("COMMIT")
@@ -305,7 +304,7 @@ def test_a_busy_database_does_not_stop_the_start(create, environ, file, known):
 
 def test_a_command_works_once_a_busy_database_is_free_again(create, environ, file):
     other = hold(file)
-    flask = Commands(create(DATABASE_URL=environ["DATABASE_URL"] + "?timeout=0.05"))
+    flask = Commands(create())
     refused = flask("workflow", "list")
     assert refused.exit_code == 1 and len(refused.stderr.splitlines()) == 1
     other.execute("COMMIT")

@@ -149,9 +149,12 @@ def test_a_run_is_printed_in_every_terminals_encoding(define, start, callback, e
     callback(run, WORDS, json={"said": WORDS})
     database.close()
     environ = {"PATH": os.environ["PATH"], **environ, **terminal}
-    for command in (["workflowrun", "wait", run["id"]], ["workflowrun", "show", run["id"]],
-                    ["workflowrun", "list", "--json"], ["workflow", "show", "release"],
-                    ["workflow", "list", "--json"], ["workflow", "list"], ["workflowrun", "list"]):
+    commands = [["workflowrun", "show", run["id"]], ["workflow", "list"]]
+    if "LC_ALL" in terminal:  # every process takes half a second
+        commands += [["workflowrun", "wait", run["id"]], ["workflowrun", "list", "--json"],
+                     ["workflow", "show", "release"], ["workflow", "list", "--json"],
+                     ["workflowrun", "list"]]
+    for command in commands:
         done = subprocess.run([*FLASK, *command], cwd=PROJECT, capture_output=True, env=environ)
         assert (done.returncode, done.stderr) == (0, b""), (command, done.stderr)
         encoding = terminal.get("PYTHONIOENCODING", "ascii")
