@@ -101,7 +101,7 @@ def handshake(name, payload):
 def naming_its_run(query):
     """The query with the run's id in place of its workflow and the value kept with it."""
     workflow, correlate = query.pop("workflow"), query.pop("correlate")
-    return {**query, "workflowrun": WorkflowRun.correlated(workflow, correlate)
+    return {**query, "workflowrun": upkeep.correlated(workflow, correlate)
             } if correlate else query
 
 

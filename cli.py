@@ -1,5 +1,4 @@
 """`flask workflow …` and `flask workflowrun …`: how people operate the service."""
-import contextlib
 import signal
 import sys
 import time
@@ -7,22 +6,22 @@ import time
 import click
 from flask import current_app
 from flask.cli import with_appcontext
-from marshmallow import ValidationError
 
 import notices
 import storage
 import upkeep
-from definitions import DEFINITION, read
 from models import STEPS, TABLES, Workflow, WorkflowRun
 from runs.conditions import Delivery
+from runs.definitions import DEFINITION
 from runs.refusals import did_you_mean
 from runs.strictjson import parse_object
 from runs.words import ANSWERS, ENDED, RUN_STATUSES, SUCCEEDED, WEBHOOK
 from schemas import dump_run
 from storage.copy import copy
-from terminal import (Contents, Duration, Group, be_brief, columns, echo,
-                      escape_what_is_not_encodable, lines_of, listing, plain, print_json, refusal,
-                      report, table, tell, tree, trial, waits_for)
+from terminal import (Contents, Duration, Group, be_brief, columns, completing, echo,
+                      escape_what_is_not_encodable, listing, load_definitions, name_argument,
+                      plain, print_json, refusal, report, run_argument, table, tell, tree, trial,
+                      waits_for)
 from web.cloudevents import CLOUD_EVENT
 from web.signatures import callback_link
 
@@ -33,21 +32,6 @@ POLL_SECONDS = 0.2
 
 def now():
     return current_app.config["CLOCK"]()
-
-
-def completing(column):
-    """Completes a name or id in the shell; nothing while the database is away."""
-    def complete(ctx, param, incomplete):
-        with contextlib.suppress(*storage.BROKEN):
-            storage.database.prepare()
-            return upkeep.known(column, incomplete)
-        return []
-    return complete
-
-
-name_argument = click.argument("name", shell_complete=completing(Workflow.name))
-run_argument = click.argument("run_id", metavar="ID",
-                              shell_complete=completing(WorkflowRun.id))
 
 
 @click.group(cls=Group)
@@ -64,16 +48,13 @@ def workflow_apply(files):
     before; runs already started keep their tasks.
     """
     definitions = load_definitions(files, "nothing was applied; correct the lines above")
-    for name, version, outcome in Workflow.apply(definitions):
+    for name, version, outcome in upkeep.apply(definitions):
         echo(f"{outcome} {name} (version {version})")
     environ = current_app.config["ENVIRON"]
     for definition in definitions:
-        for entry in definition.get("notify", []):
-            address = environ.get(entry["to"].removeprefix("env:"), "https://") if (
-                entry["to"].startswith("env:")) else entry["to"]
-            if reason := notices.unsendable(address):
-                echo(f"warning: {definition['name']}: notices to {notices.shown(address)} cannot "
-                     f"be sent here. {reason}", err=True)
+        for where, reason in notices.unsendable_of(definition, environ):
+            echo(f"warning: {definition['name']}: notices to {where} cannot be sent here. {reason}",
+                 err=True)
 
 
 @workflow.command("check", cls=click.Command)
@@ -85,27 +66,6 @@ def workflow_check(files):
     """
     for definition in load_definitions(files, "correct the lines above"):
         echo(f"valid {definition['name']}")
-
-
-def load_definitions(files, otherwise):
-    """The definitions in the files; every mistake is printed before any ends the command."""
-    definitions, mistakes = {}, []
-    for file, content in files:
-        try:
-            loaded, unknown = read(content)
-        except ValidationError as error:
-            mistakes += [f"{file}: {line}" for line in lines_of(error.normalized_messages())]
-            continue
-        if unknown:
-            echo(plain(f"{file}: not known, so left out: {', '.join(unknown)}"), err=True)
-        for definition in loaded:
-            if definition["name"] in definitions:
-                mistakes.append(f"{file}: name: {definition['name']} is defined twice")
-            definitions[definition["name"]] = definition
-    if mistakes:
-        echo("\n".join(map(plain, mistakes)), err=True)
-        raise refusal(otherwise)
-    return definitions.values()
 
 
 @workflow.command("list")

@@ -9,36 +9,37 @@ import secrets
 from functools import lru_cache
 
 from marshmallow import ValidationError
-from peewee import (AutoField, BigIntegerField, BooleanField, Case, CharField, CompositeKey,
+from peewee import (AutoField, BigIntegerField, BooleanField, CharField, CompositeKey,
                     ForeignKeyField, IntegerField, OperationalError, TextField)
 
-from runs.conditions import correlated, filled_task, is_enabled, unmet
+from runs.conditions import correlated, filled_task, refuse_unless_met
 from runs.life import MINUTE, RunLife, TaskLife, new_id
 from runs.refusals import (ConditionsNotMet, Conflict, NotAllowed, NotFound, PayloadDiffers,
                            TriggerDisabled)
 from runs.strictjson import same_json
-from runs.words import (CANCELLED, ENDED, FAILED, NOT_STARTED, RUN_STARTED, RUNNING, SUCCEEDED,
-                        WAITING, masked)
+from runs.words import CANCELLED, ENDED, NOT_STARTED, RUNNING, masked
 from storage import Statement, Table, database, parameter
 
 log = logging.getLogger("signalbox")
 
 
 @lru_cache(maxsize=1024)
-def parsed(text):
+def shared(text):
     """The value of stored JSON. Shared between callers, so never changed."""
     return json.loads(text)
+
+
+def value_of(column, parse=shared):
+    """The value of that column's JSON, as a property; None without one."""
+    return property(lambda row: (text := getattr(row, column)) and parse(text))
 
 
 class Workflow(Table):
     """A named definition: what starts it and what its runs wait for."""
     name = CharField(unique=True)
     version = IntegerField(default=1)
-    definition = TextField()  # JSON, of which `content` is the value
-
-    @property
-    def content(self):
-        return parsed(self.definition)
+    definition = TextField()  # JSON
+    content = value_of("definition")
 
     @classmethod
     def known(cls, name):
@@ -51,30 +52,6 @@ class Workflow(Table):
         if workflow := cls.known(name):
             return workflow
         raise NotFound(f"no workflow is named {name!r}; `flask workflow list` shows all")
-
-    @classmethod
-    def apply(cls, definitions):
-        """Store all definitions or none; (name, version, "created"|"updated"|"unchanged") each."""
-        outcome = []
-        with database.writing():
-            database.exclusive()
-            for content in definitions:
-                workflow = cls.get_or_none(cls.name == content["name"])
-                if workflow is None:
-                    workflow = cls.create(name=content["name"], definition=json.dumps(content))
-                    said = "created"
-                elif same_json(workflow.content, content):
-                    said = "unchanged"
-                else:
-                    workflow.definition = json.dumps(content)
-                    workflow.version += 1
-                    workflow.save()
-                    said = "updated"
-                outcome.append((workflow.name, workflow.version, said))
-        for name, version, said in outcome:
-            if said != "unchanged":
-                log.info("workflow %s workflow=%s version=%d", said, name, version)
-        return outcome
 
 
 class WorkflowRun(RunLife, Table):
@@ -90,12 +67,14 @@ class WorkflowRun(RunLife, Table):
     status = CharField(max_length=9)
     status_message = TextField(null=True)
     params_json = TextField(column_name="params")
+    params = value_of("params_json", json.loads)  # which may be large
     timeout = IntegerField(null=True)  # minutes
     start_time = BigIntegerField()
     end_time = BigIntegerField(null=True)
     due = BigIntegerField(null=True)  # when the run or one of its waiting tasks times out next
     correlate = CharField(null=True)  # by which callers who do not know the id name the run
     notify_json = TextField(column_name="notify", null=True)  # as defined when it started
+    notify = value_of("notify_json")
 
     @classmethod
     def start(cls, workflow, delivery, routed, now, by=None):
@@ -119,15 +98,14 @@ class WorkflowRun(RunLife, Table):
                 return run
             if first := cls.first_of(workflow, delivery, now):
                 return first
-            secret_env = workflow.content.get("secret_env")
-            workflow = Workflow.named(workflow.name)  # it has changed
-            if workflow.content.get("secret_env") != secret_env:
+            before, workflow = workflow, Workflow.named(workflow.name)  # it has changed
+            if workflow.content.get("secret_env") != before.content.get("secret_env"):
                 raise OperationalError("the workflow's secret changed while a request came in")
 
     @classmethod
     def resolve(cls, workflowrun, topic, status, results, may_resolve, now):
         """End every task of the run that waits on the topic; those not started yet remember it.
-        Which of them the caller may end says `may_resolve`, a function of a task.
+        `may_resolve` says which of them the caller may end, a function of a task.
 
         Raises NotFound for an unknown run or topic, Conflict when every task has ended otherwise,
         NotAllowed.
@@ -176,19 +154,6 @@ class WorkflowRun(RunLife, Table):
         return run
 
     @classmethod
-    def correlated(cls, workflow, correlate):
-        """The id of the workflow's newest run with that value, of those that run if any does.
-
-        Raises NotFound.
-        """
-        has_ended = Case(None, [(cls.status == RUNNING, 0)], 1)
-        run = cls.select(cls.id).where(cls.workflow_ref == workflow, cls.correlate == correlate
-                                       ).order_by(has_ended, cls.number.desc()).first()
-        if run:
-            return run.id
-        raise NotFound(f"workflow {workflow!r} has no run that correlates with {correlate!r}")
-
-    @classmethod
     @contextlib.contextmanager
     def changing(cls, workflowrun, now):
         """The run in a transaction: what is overdue has ended; what changes is stored, then told.
@@ -223,33 +188,23 @@ class WorkflowRun(RunLife, Table):
         Raises TriggerDisabled, ConditionsNotMet; ValidationError when a topic cannot be filled in.
         """
         content = workflow.content
-        if not is_enabled(content, delivery.trigger):
-            raise TriggerDisabled(f"the {delivery.trigger} trigger of workflow {workflow.name} is "
-                                  "switched off in its definition")
-        if missing := unmet(content, delivery):
-            raise ConditionsNotMet(workflow.name, missing)
+        refuse_unless_met(content, delivery)
         params = delivery.params(content["params"])
-        run = cls.from_row({
-            **dict.fromkeys(cls._meta.sorted_field_names), "id": new_id(now),
-            "workflow_ref": workflow.name, "workflow_display_name": content.get("display_name"),
+        run = cls.new({
+            "id": new_id(now), "workflow_ref": workflow.name,
+            "workflow_display_name": content.get("display_name"),
             "workflow_version": workflow.version, "trigger": delivery.trigger, "routed": routed,
             "delivery_key": delivery.key, "status": RUNNING, "timeout": content.get("timeout"),
             "correlate": correlated(content.get("correlate"), delivery, params),
             "notify_json": json.dumps(content["notify"]) if content.get("notify") else None,
             "params_json": json.dumps(params), "start_time": now})
-        run.adopt([TaskRun.from_row({
-            **dict.fromkeys(TaskRun._meta.sorted_field_names), "position": position,
-            "id": secrets.token_hex(16), "name": task["name"], **filled_task(task, params),
+        run.adopt([TaskRun.new({
+            "position": position, "id": secrets.token_hex(16), "name": task["name"],
             "resolvers_json": json.dumps(task["resolvers"]) if "resolvers" in task else None,
             "status": NOT_STARTED, "timeout": task.get("timeout"),
-            "dependencies_json": json.dumps(task["dependencies"])})
+            "dependencies_json": json.dumps(task["dependencies"]), **filled_task(task, params)})
             for position, task in enumerate(content["tasks"])], now)
-        run.happened.append((RUN_STARTED, None))
-        run.to_consider.extend(run.tasks)
-        run.advance(now)
-        waiting = [masked(task.topic) for task in run.tasks if task.status == WAITING]
-        run.story = [f"run started workflow={run.workflow_ref} version={run.workflow_version} "
-                     f"trigger={run.trigger} topics={waiting!r}", *run.story[len(waiting):]]
+        run.begin(now)
         return run
 
     @classmethod
@@ -296,14 +251,6 @@ class WorkflowRun(RunLife, Table):
         for line in self.story:
             log.info("%s run=%s", line, self.id)
 
-    @property
-    def params(self):
-        return json.loads(self.params_json)
-
-    @property
-    def notify(self):
-        return parsed(self.notify_json)
-
 
 BY_WORKFLOW_AND_STATUS = WorkflowRun.index(
     WorkflowRun.workflow_ref, WorkflowRun.status, WorkflowRun.number)
@@ -332,47 +279,21 @@ class TaskRun(TaskLife, Table):
     status_message = TextField(null=True)
     timeout = IntegerField(null=True)  # minutes
     dependencies_json = TextField(column_name="dependencies")
+    dependencies = value_of("dependencies_json")
     start_time = BigIntegerField(null=True)
     end_time = BigIntegerField(null=True)
     callback_status = CharField(null=True, max_length=9)  # kept from before the start, if need be
     callback_results = TextField(null=True)  # JSON, or the position of the task that has it
     message = TextField(null=True)  # for whoever decides
-    resolvers_json = TextField(column_name="resolvers", null=True)  # who may end it
+    resolvers_json = TextField(column_name="resolvers", null=True)
+    resolvers = value_of("resolvers_json")  # names of tokens, and `link`; None: whoever is let in
 
     class Meta:
         primary_key = CompositeKey("workflow_run", "position")
 
-    @property
-    def dependencies(self):
-        return parsed(self.dependencies_json)
-
-    @property
-    def resolvers(self):
-        """Names of tokens, and `link`; None for whoever is let in."""
-        return self.resolvers_json and parsed(self.resolvers_json)
-
-    @property
-    def answer_text(self):
-        """What the callback brought, as JSON, whether the task has ended with it yet or not."""
-        text = self.callback_results or "[]"
-        return self.run.tasks[int(text)].callback_results if text.isdigit() else text
-
-    @property
-    def answer(self):
-        return json.loads(self.answer_text)
-
-    @property
-    def has_results(self):
-        return self.callback_results is not None and self.status in (SUCCEEDED, FAILED)
-
-    @property
-    def results(self):
-        return self.answer if self.has_results else []
-
 
 class Notice(Table):
-    """What somebody is to be told of a run; notices.py sends it, and deletes it once that is done.
-    """
+    """What somebody is to be told of a run; notices.py sends it, and then deletes it."""
     id = CharField(primary_key=True, max_length=32)
     workflow_run = ForeignKeyField(WorkflowRun, on_delete="CASCADE")
     kind = CharField(max_length=12)
@@ -390,25 +311,24 @@ Notice.add_index(Notice.due, Notice.to)
 
 # What every request runs, with parameters that take their values from a row's columns.
 def columns(model, *names):
-    """Each of these columns, all but a number that the database gives if none are named, and the
-    parameter of its name."""
-    chosen = names or [name for name in model._meta.sorted_field_names if name != "number"]
-    return {name: parameter(name) for name in chosen}
+    """Each of these columns, or all that the database does not number, and their parameters."""
+    return {name: parameter(name) for name in names or model._meta.sorted_field_names
+            if name != "number"}
 
 
-WORKFLOW_BY_NAME = Statement(lambda: Workflow.select().where(Workflow.name == parameter("name")))
-FIRST_OF_DELIVERY = Statement(lambda: WorkflowRun.select().where(
-    WorkflowRun.delivery_key == parameter("delivery_key"),
-    WorkflowRun.workflow_ref == parameter("workflow_ref")))
-RUN_BY_ID = Statement(lambda: WorkflowRun.select().where(WorkflowRun.id == parameter("id")))
-RUN_TO_CHANGE = Statement(lambda: database.locking(
-    WorkflowRun.select().where(WorkflowRun.id == parameter("id")), "FOR UPDATE"))
-TASKS_OF_RUN = Statement(lambda: TaskRun.select().where(
-    TaskRun.workflow_run == parameter("workflow_run")).order_by(TaskRun.position))
+def rows(model, *names):
+    """The rows of which these columns have the values of the parameters of their names."""
+    return model.select().where(*(model._meta.fields[name] == parameter(name) for name in names))
+
+
+WORKFLOW_BY_NAME = Statement(lambda: rows(Workflow, "name"))
+FIRST_OF_DELIVERY = Statement(lambda: rows(WorkflowRun, "delivery_key", "workflow_ref"))
+RUN_BY_ID = Statement(lambda: rows(WorkflowRun, "id"))
+RUN_TO_CHANGE = Statement(lambda: database.locking(rows(WorkflowRun, "id"), "FOR UPDATE"))
+TASKS_OF_RUN = Statement(lambda: rows(TaskRun, "workflow_run").order_by(TaskRun.position))
 INSERT_RUN = Statement(lambda: WorkflowRun.insert_from(database.locking(
-    Workflow.select(*columns(WorkflowRun).values()).where(
-        Workflow.name == parameter("name"), Workflow.version == parameter("workflow_version"),
-        Workflow.definition == parameter("definition")), "FOR SHARE"),
+    rows(Workflow, "name", "definition").select(*columns(WorkflowRun).values()).where(
+        Workflow.version == parameter("workflow_version")), "FOR SHARE"),
     columns(WorkflowRun)).on_conflict_ignore())
 INSERT_TASK = Statement(lambda: TaskRun.insert(columns(TaskRun)))
 INSERT_NOTICE = Statement(lambda: Notice.insert(columns(Notice)))

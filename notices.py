@@ -79,8 +79,8 @@ def write(notice, run, settings, now):
         done = "started" if notice.kind == RUN_STARTED else VERBS[run.status]
         subject = f"{name} {done}"
     why = (task or run).status_message
-    text = [*present_text(message), *present_text(why), *lines,
-            f"Run {run.id}, started {in_utc(run.start_time)} by {run.origin}."]
+    lines = [message, why, *lines,
+             f"Run {run.id}, started {in_utc(run.start_time)} by {run.origin}."]
     event = {"specversion": "1.0", "id": notice.id, "source": settings["PUBLIC_URL"],
              "type": f"signalbox.{notice.kind}", "time": time_text(notice.created),
              "subject": f"/workflowrun/{run.id}" + (
@@ -88,11 +88,7 @@ def write(notice, run, settings, now):
              "datacontenttype": "application/json",
              "data": present({"workflowrun": dump_run(run), "task": notice.task,
                               "message": message, "link": link})}
-    return Letter(" ".join(subject.split()), "\n\n".join(text), json.dumps(event))
-
-
-def present_text(text):
-    return [text] if text else []
+    return Letter(" ".join(subject.split()), "\n\n".join(filter(None, lines)), json.dumps(event))
 
 
 # Where it is sent
@@ -118,17 +114,21 @@ def unsendable(address):
         return "Apprise is missing: pip install -r requirements-notify.txt"
 
 
-def send(address, letter, headers):
-    if is_http(address):
-        post(address, letter.event, headers)
-    elif reason := unsendable(address):
-        raise Failed(reason)
-    else:
-        send_by_apprise(address, letter)
+def unsendable_of(definition, environ):
+    """What of the definition's notices cannot be sent here: where to, and why not."""
+    for entry in definition.get("notify", []):
+        address = address_in(entry["to"], environ)
+        if address and (reason := unsendable(address)):
+            yield shown(address), reason
 
 
-def post(address, event, headers):
-    """POST the event. Raises Failed; OSError, HTTPException and ValueError."""
+def address_in(to, environ):
+    """The address itself, which may stand in the environment; "" when it is not there."""
+    return environ.get(to[4:], "").strip() if to.startswith("env:") else to
+
+
+def post(address, letter, headers):
+    """POST the letter's event. Raises Failed; OSError, HTTPException and ValueError."""
     parts = urlsplit(address)
     kind = (http.client.HTTPSConnection if parts.scheme.lower() == "https"
             else http.client.HTTPConnection)
@@ -138,7 +138,7 @@ def post(address, event, headers):
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     connection = kind(parts.hostname, parts.port, timeout=HTTP_SECONDS)
     try:
-        connection.request("POST", quote(target, safe="/?%:@!$&'()*+,;=~"), event, {
+        connection.request("POST", quote(target, safe="/?%:@!$&'()*+,;=~"), letter.event, {
             "Content-Type": "application/cloudevents+json; charset=utf-8",
             "User-Agent": "Signalbox", **headers})
         answer = connection.getresponse()
@@ -159,7 +159,9 @@ def seconds(retry_after):
     return min(max(0, wanted), LONGEST_RETRY_AFTER)
 
 
-def send_by_apprise(address, letter):
+def send_by_apprise(address, letter, headers):
+    if reason := unsendable(address):
+        raise Failed(reason)
     import apprise  # it is optional, and takes a second
     logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)  # its lines show addresses
     sender = apprise.Apprise()
@@ -181,6 +183,7 @@ class Try:
         threading.Thread(target=self.go, daemon=True).start()
 
     def go(self):
+        send = post if is_http(self.address) else send_by_apprise
         try:
             send(self.address, self.letter, self.headers)
             error = None
@@ -285,13 +288,10 @@ class Deliverer:
         return True
 
     def begin(self, notice, letter, now):
-        address = notice.to
-        if address.startswith("env:"):
-            variable = address.removeprefix("env:")
-            address = self.environ.get(variable, "").strip()
-            if not address:
-                reason = Failed(f"set {variable} where `flask deliver` runs, and restart it")
-                return self.note(notice, notice.to, reason)
+        address = address_in(notice.to, self.environ)
+        if not address:
+            reason = f"set {notice.to[4:]} where `flask deliver` runs, and restart it"
+            return self.note(notice, notice.to, Failed(reason))
         headers = {"webhook-id": notice.id}
         if self.settings["NOTIFY_SECRET"]:
             headers = sign_standard(self.settings["NOTIFY_SECRET"], notice.id, now // 1000,

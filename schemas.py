@@ -1,5 +1,5 @@
-"""What comes in, checked (definitions.py and web/cloudevents.py have the rest), and what goes out.
-"""
+"""What comes in, checked (runs/definitions.py and web/cloudevents.py have the rest), and what goes
+out."""
 import re
 from datetime import datetime, timezone
 from functools import lru_cache
@@ -8,22 +8,6 @@ from marshmallow import (EXCLUDE, Schema, ValidationError, fields, post_load, va
                          validates_schema)
 
 from runs.words import ANSWERS, EVENT_WAIT, SUCCEEDED
-
-fields.Field.default_error_messages.update(required="is required", null="must not be null")
-for kind, wanted in ((fields.String, "a text"), (fields.Integer, "a whole number"),
-                     (fields.Boolean, "true or false"), (fields.List, "a list")):
-    kind.default_error_messages["invalid"] = f"must be {wanted}"
-validate.OneOf.default_message = "must be one of {choices}"
-validate.Length.message_all = "must have {min} to {max} characters"
-validate.Length.message_max = "must have at most {max} characters"
-
-
-def fits(test, message):
-    """A validator: the test must hold for the value."""
-    def check(value):
-        if not test(value):
-            raise ValidationError(message)
-    return check
 
 
 # Query strings
@@ -144,7 +128,7 @@ def dump_run(run, bound=ANSWER_BOUND):
     """
     results, left = [], bound
     for task in run.tasks:
-        left = left if left is None or not task.has_results else left - len(task.answer_text)
+        left = left if left is None or not task.has_results else left - len(task.results_text)
         fits = left is None or left >= 0
         results.append({"results": task.results} if fits or not task.has_results else {
             "results": [], "resultsOmitted": True})

@@ -1,5 +1,6 @@
 """What people see and type on a terminal: objects in, text out; refusals in one line, escapes."""
 import codecs
+import contextlib
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ import storage
 import upkeep
 from models import Workflow, WorkflowRun
 from runs.conditions import MISSING, evaluate, filled_task, in_text, is_enabled
+from runs.definitions import read
 from runs.refusals import NotFound, Refused, Unusable, did_you_mean
 from runs.words import (CANCELLED, FAILED, MARKS, NOT_STARTED, RUNNING, SKIPPED, SUCCEEDED,
                         TIMED_OUT, WAITING)
@@ -104,6 +106,20 @@ class Contents(click.File):
         raise refusal(message)
 
 
+def completing(column):
+    """Completes a name or id in the shell; nothing while the database is away."""
+    def complete(ctx, param, incomplete):
+        with contextlib.suppress(*storage.BROKEN):
+            storage.database.prepare()
+            return upkeep.known(column, incomplete)
+        return []
+    return complete
+
+
+name_argument = click.argument("name", shell_complete=completing(Workflow.name))
+run_argument = click.argument("run_id", metavar="ID", shell_complete=completing(WorkflowRun.id))
+
+
 class Command(click.Command):
     """A command that uses the database, and says what a mistyped name may have meant."""
 
@@ -166,6 +182,27 @@ def lines_of(messages, path=()):
         return [line for key, value in messages.items()
                 for line in lines_of(value, path if key == "_schema" else (*path, key))]
     return [f"{'.'.join(map(str, path))}: {message}" for message in messages]
+
+
+def load_definitions(files, otherwise):
+    """The definitions in the files; every mistake is printed before any ends the command."""
+    definitions, mistakes = {}, []
+    for file, content in files:
+        try:
+            loaded, unknown = read(content)
+        except ValidationError as error:
+            mistakes += [f"{file}: {line}" for line in lines_of(error.normalized_messages())]
+            continue
+        if unknown:
+            echo(plain(f"{file}: not known, so left out: {', '.join(unknown)}"), err=True)
+        for definition in loaded:
+            if definition["name"] in definitions:
+                mistakes.append(f"{file}: name: {definition['name']} is defined twice")
+            definitions[definition["name"]] = definition
+    if mistakes:
+        echo("\n".join(map(plain, mistakes)), err=True)
+        raise refusal(otherwise)
+    return definitions.values()
 
 
 def age(milliseconds):

@@ -1,4 +1,4 @@
-"""What concerns all workflows and runs: routing, lists, expiry, purge, numbers.
+"""What concerns workflows, and many runs: applying, routing, lists, expiry, purge, numbers.
 
 models.py has the life of a single one.
 """
@@ -15,6 +15,7 @@ from peewee import Case, fn
 from models import Notice, TaskRun, Workflow, WorkflowRun
 from runs.conditions import conditions_of, is_enabled, unmet
 from runs.refusals import Ambiguous, Conflict, Denied, NotFound
+from runs.strictjson import same_json
 from runs.words import CANCELLED, RUNNING, WAITING, in_words
 from storage import database
 
@@ -74,6 +75,20 @@ def known(column, prefix=""):
     """Workflows' names or runs' ids that begin so, the newest ones."""
     newest = column.model.select(column).order_by(column.model._meta.primary_key.desc())
     return [value for value, in newest.where(column.startswith(prefix)).limit(100).tuples()]
+
+
+def correlated(workflow, correlate):
+    """The id of the workflow's newest run with that value, of those that run if any does.
+
+    Raises NotFound.
+    """
+    has_ended = Case(None, [(WorkflowRun.status == RUNNING, 0)], 1)
+    run = WorkflowRun.select(WorkflowRun.id).where(
+        WorkflowRun.workflow_ref == workflow, WorkflowRun.correlate == correlate).order_by(
+        has_ended, WorkflowRun.number.desc()).first()
+    if run:
+        return run.id
+    raise NotFound(f"workflow {workflow!r} has no run that correlates with {correlate!r}")
 
 
 def expire_overdue(now):
@@ -176,6 +191,28 @@ def purge(before):
         if not count:
             return
         yield count
+
+
+def apply(definitions):
+    """Store all definitions or none; (name, version, "created"|"updated"|"unchanged") each."""
+    outcome = []
+    with database.writing():
+        database.exclusive()
+        for content in definitions:
+            workflow, text = Workflow.known(content["name"]), json.dumps(content)
+            if workflow is None:
+                workflow, said = Workflow.create(name=content["name"], definition=text), "created"
+            elif same_json(workflow.content, content):
+                said = "unchanged"
+            else:
+                workflow.definition, workflow.version = text, workflow.version + 1
+                workflow.save()
+                said = "updated"
+            outcome.append((workflow.name, workflow.version, said))
+    for name, version, said in outcome:
+        if said != "unchanged":
+            log.info("workflow %s workflow=%s version=%d", said, name, version)
+    return outcome
 
 
 def remove_workflow(name, force, now):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from marshmallow import ValidationError
 
 from runs.patterns import matches
+from runs.refusals import ConditionsNotMet, TriggerDisabled
 from runs.strictjson import same_json
 from runs.words import EVENT, IN, INACTIVE, MATCHES, WEBHOOK
 
@@ -117,6 +118,15 @@ def unmet(definition, delivery):
     """The first condition of the delivery's trigger that does not hold, in words, or None."""
     return next((f"condition not met: {in_text(condition)}"
                  for condition, met, _ in evaluate(definition, delivery) if not met), None)
+
+
+def refuse_unless_met(definition, delivery):
+    """Raise TriggerDisabled or ConditionsNotMet when the delivery starts no run."""
+    if not is_enabled(definition, delivery.trigger):
+        raise TriggerDisabled(f"the {delivery.trigger} trigger of workflow {definition['name']} is "
+                              "switched off in its definition")
+    if missing := unmet(definition, delivery):
+        raise ConditionsNotMet(definition["name"], missing)
 
 
 def in_text(condition):

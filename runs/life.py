@@ -4,14 +4,15 @@ models.py mixes these into its tables and puts each change into a transaction. W
 in the run's `story`, a line each, to be logged once it is stored.
 """
 import base64
+import json
 import secrets
 from collections import defaultdict, deque
 from functools import cached_property
 
 from runs.refusals import NotFound, did_you_mean
-from runs.words import (CANCELLED, CONDITIONS, ENDED, EVENT, FAILED, LINK, NOT_STARTED, PHASES,
-                        RAN, RUN_ENDED, RUNNING, SKIPPED, SUCCEEDED, SUCCESS, TASK_ENDED,
-                        TASK_WAITING, TIMED_OUT, WAITING, masked)
+from runs.words import (ANSWERS, CANCELLED, CONDITIONS, ENDED, EVENT, FAILED, LINK, NOT_STARTED,
+                        PHASES, RAN, RUN_ENDED, RUN_STARTED, RUNNING, SKIPPED, SUCCEEDED, SUCCESS,
+                        TASK_ENDED, TASK_WAITING, TIMED_OUT, WAITING, masked)
 
 MINUTE = 60_000
 
@@ -64,6 +65,15 @@ class RunLife(Timed):
         self.story, self.to_consider, self.happened = [], deque(), []
         for task in tasks:
             task.run = self
+
+    def begin(self, now):
+        """Let the tasks that depend on none wait."""
+        self.happened.append((RUN_STARTED, None))
+        self.to_consider.extend(self.tasks)
+        self.advance(now)
+        waiting = [masked(task.topic) for task in self.tasks if task.status == WAITING]
+        self.story = [f"run started workflow={self.workflow_ref} version={self.workflow_version} "
+                      f"trigger={self.trigger} topics={waiting!r}", *self.story[len(waiting):]]
 
     @cached_property
     def dependents(self):
@@ -202,3 +212,17 @@ class TaskLife(Timed):
     def outcome(self):
         """How the task ended, or will end by the callback that it remembers; None while open."""
         return self.callback_status or (self.status if self.status in ENDED else None)
+
+    @property
+    def has_results(self):
+        return self.callback_results is not None and self.status in ANSWERS
+
+    @property
+    def results_text(self):
+        """What the callback brought, as JSON: its own, or that of the task at a position."""
+        text = self.callback_results
+        return self.run.tasks[int(text)].callback_results if text.isdigit() else text
+
+    @property
+    def results(self):
+        return json.loads(self.results_text) if self.has_results else []

@@ -1,4 +1,4 @@
-"""What the service refuses: raised where it is known, answered in web/answers.py or cli.py."""
+"""What the service refuses: raised where it is known, answered in web/answers.py or terminal.py."""
 from difflib import get_close_matches
 
 

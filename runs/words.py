@@ -1,6 +1,8 @@
-"""The contract's words, each written once (section 2), and times in words."""
+"""The contract's words, each written once (section 2); times, and what is wrong, in words."""
 import re
 from datetime import datetime, timezone
+
+from marshmallow import ValidationError, fields, validate
 
 # A task's status, and a run's
 NOT_STARTED, WAITING, RUNNING = "notstarted", "waiting", "running"
@@ -54,3 +56,22 @@ def in_words(milliseconds):
             count = seconds // length
             return f"{count} {unit}{'s' if count > 1 else ''}"
     return "less than a minute"
+
+
+# What is wrong, in place of marshmallow's own words
+
+fields.Field.default_error_messages.update(required="is required", null="must not be null")
+for kind, wanted in ((fields.String, "a text"), (fields.Integer, "a whole number"),
+                     (fields.Boolean, "true or false"), (fields.List, "a list")):
+    kind.default_error_messages["invalid"] = f"must be {wanted}"
+validate.OneOf.default_message = "must be one of {choices}"
+validate.Length.message_all = "must have {min} to {max} characters"
+validate.Length.message_max = "must have at most {max} characters"
+
+
+def fits(test, message):
+    """A validator: the test must hold for the value."""
+    def check(value):
+        if not test(value):
+            raise ValidationError(message)
+    return check

@@ -61,6 +61,11 @@ class Table(Model):
         instance.__data__.update(values)
         return instance
 
+    @classmethod
+    def new(cls, values):
+        """As from_row(), for a row that is not stored yet; the other columns are null."""
+        return cls.from_row(dict.fromkeys(cls._meta.sorted_field_names) | values)
+
 
 def parameter(name):
     """The place in a Statement that takes the value of this name."""

@@ -43,7 +43,10 @@ class Receiver:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
-                body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+                length = int(self.headers["Content-Length"])
+                body = self.rfile.read(length).decode()
+                if len(body.encode()) < length:
+                    return  # the sender was killed meanwhile
                 receiver.got.append((self.headers, body))
                 if receiver.hold:
                     receiver.hold.wait(20)

@@ -7,8 +7,8 @@ from jsonschema import Draft202012Validator
 from marshmallow import ValidationError, fields, validate
 
 from conftest import wait_task
-from definitions import (Condition, DeclaredParam, Dependency, Notify, Task, Trigger, Triggers,
-                         WorkflowDefinition)
+from runs.definitions import (Condition, DeclaredParam, Dependency, Notify, Task, Trigger,
+                              Triggers, WorkflowDefinition)
 
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
 SCHEMA = json.loads((WORKFLOWS / "schema" / "workflow.json").read_text())

@@ -8,7 +8,7 @@ from marshmallow import (INCLUDE, Schema, ValidationError, fields, pre_load, val
                          validates_schema)
 
 from runs.strictjson import parse_json
-from schemas import fits
+from runs.words import fits
 
 PCHAR = r"(?:[\w.~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})"
 AUTHORITY = r"(?:(?:[\w.~!$&'()*+,;=:-]|%[0-9A-Fa-f]{2})*@)?" \

@@ -10,8 +10,7 @@ from runs.conditions import full_path
 from runs.patterns import check_pattern
 from runs.strictjson import parse_file
 from runs.words import (CONDITIONS, EVENT, EVENT_WAIT, IN, INACTIVE, MATCHES, NOTICES, OPERATIONS,
-                        RUN_ENDED, SUCCESS, TASK_WAITING, TRIGGERS, WEBHOOK)
-from schemas import fits
+                        RUN_ENDED, SUCCESS, TASK_WAITING, TRIGGERS, WEBHOOK, fits)
 
 TEN_YEARS = 5_256_000  # minutes
 SCHEMA_KEY = "$schema"  # for editors
@@ -137,8 +136,7 @@ class Triggers(Definition):
 
     @pre_load
     def prepare(self, part, **kwargs):
-        """Where a trigger of another system is named, those that are not are off, as they are
-        there."""
+        """Where a trigger of another system is named, those that are not are off, as there."""
         if any(key not in TRIGGERS for key in own_keys(part)):
             part = {**dict.fromkeys(TRIGGERS, {"enabled": False}),
                     **{key: part[key] for key in own_keys(part)}}
@@ -228,14 +226,6 @@ class Notify(Definition):
     after = minutes()
 
 
-def circle(graph):
-    """A circle in {name: names it depends on} as a list of names, the first one twice, or None."""
-    try:
-        graphlib.TopologicalSorter(graph).prepare()
-    except graphlib.CycleError as error:
-        return error.args[1]
-
-
 class WorkflowDefinition(Definition):
     other_layouts = {"latestRevision": "another release", "nodes": "the editor",
                      "edges": "the editor"}
@@ -270,19 +260,20 @@ class WorkflowDefinition(Definition):
 
     @validates_schema(skip_on_field_errors=False)
     def check_names_and_graph(self, definition, **kwargs):
-        tasks = [task for task in definition.get("tasks", []) if task and "name" in task]
-        mistakes = {
-            "params": [f"two parameters are named {name!r}" for name, count in Counter(
-                param["name"] for param in definition.get("params", []) if param and "name" in param
-                ).items() if count > 1],
-            "tasks": [f"two tasks are named {name!r}" for name, count in Counter(
-                task["name"] for task in tasks).items() if count > 1]}
+        named = {key: [part for part in definition.get(key, []) if part and "name" in part]
+                 for key in ("params", "tasks")}
+        mistakes = {key: [f"two of them are named {name!r}" for name, count in Counter(
+            part["name"] for part in parts).items() if count > 1] for key, parts in named.items()}
+        tasks = named["tasks"]
         graph = {task["name"]: [needed["task_ref"] for needed in task.get("dependencies", [])
                                 if "task_ref" in needed] for task in tasks}
         for name, needed in graph.items():
             mistakes["tasks"] += [f"task {name!r} depends on {other!r}, which is no task of this "
                                   "workflow" for other in needed if other not in graph]
-        if names := circle(graph):
+        try:
+            graphlib.TopologicalSorter(graph).prepare()
+        except graphlib.CycleError as error:
+            _, names = error.args  # the first one twice
             mistakes["tasks"].append(f"tasks wait for each other: {' → '.join(names)}"
                                      if len(names) > 2 else f"task {names[0]!r} depends on itself")
         waits = {task["name"] for task in tasks if task.get("type", EVENT_WAIT) == EVENT_WAIT}
@@ -295,27 +286,22 @@ class WorkflowDefinition(Definition):
     @validates_schema(skip_on_field_errors=False)
     def check_paths(self, definition, **kwargs):
         mistakes = {}
-        for trigger, number, condition in conditions(definition):
+        for place, trigger, part, key in paths(definition):
             try:
-                full_path(condition["field"], trigger, definition)
+                full_path(part[key], trigger, definition)
             except ValidationError as error:
-                mistakes.setdefault(trigger, {"conditions": {}})["conditions"][number] = {
-                    "field": error.messages}
-        mistakes = {"triggers": mistakes} if mistakes else {}
-        try:
-            "correlate" in definition and correlate_path(definition)
-        except ValidationError as error:
-            mistakes["correlate"] = error.messages
+                inner = mistakes
+                for step in place:
+                    inner = inner.setdefault(step, {})
+                inner[key] = error.messages
         if mistakes:
             raise ValidationError(mistakes)
 
     @post_load
     def complete(self, definition, **kwargs):
         """Paths in full; start and end tasks are only the graph's edges; a timeout of 0 is none."""
-        for trigger, _, condition in conditions(definition):
-            condition["field"] = full_path(condition["field"], trigger, definition)
-        if "correlate" in definition:
-            definition["correlate"] = correlate_path(definition)
+        for _, trigger, part, key in paths(definition):
+            part[key] = full_path(part[key], trigger, definition)
         if "delivery_id" in definition:
             definition["delivery_id"] = definition["delivery_id"].removeprefix("$.")
         if definition.get("status") != INACTIVE:
@@ -331,19 +317,16 @@ class WorkflowDefinition(Definition):
         return {**definition, "tasks": waits}
 
 
-def conditions(definition):
-    """Each trigger's conditions that have a field, with the trigger and their place."""
+def paths(definition):
+    """Each path: its place in the definition, the trigger that it is for, what has it as which key.
+    """
     for trigger, settings in definition.get("triggers", {}).items():
         for number, condition in enumerate(settings.get("conditions", [])):
             if condition and "field" in condition:
-                yield trigger, number, condition
-
-
-def correlate_path(definition):
-    """The full path to the value that names a run; an event's attributes count if it has any."""
-    event = definition.get("triggers", {}).get(EVENT, {})
-    return full_path(definition["correlate"], EVENT if event.get("enabled", True) else WEBHOOK,
-                     definition)
+                yield ("triggers", trigger, "conditions", number), trigger, condition, "field"
+    if "correlate" in definition:  # an event's attributes count if there may be one
+        event = definition.get("triggers", {}).get(EVENT, {})
+        yield (), EVENT if event.get("enabled", True) else WEBHOOK, definition, "correlate"
 
 
 DEFINITION = WorkflowDefinition()
