@@ -40,7 +40,7 @@ MARKS = {NOT_STARTED: "○", WAITING: "●", RUNNING: "●", SUCCEEDED: "✓", F
 def masked(text):
     """A text for the log without what may be the rest of a URL: in it a secret may stand, however
     it is spelled."""
-    return re.sub(r"[?&;#=%](?=\S)\S*", "…", text[:300])
+    return re.sub(r"[?&;#=%？＆；＃＝％](?=\S)\S*", "…", text[:300])
 
 
 def in_utc(milliseconds):

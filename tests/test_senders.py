@@ -563,6 +563,15 @@ def test_an_id_in_the_payload_is_text_or_a_number(made_for, send, stored, value,
     assert send(OPEN._replace(body=dump({"event_id": "1", "n": 2}))).status_code == 200
 
 
+@pytest.mark.parametrize("one, other", [(b"1", b"1.0"), (b"0", b"-0.0"), (b"100", b"1e2"),
+                                        (b"1.5", b"15e-1"), (b'"a"', b'"\\u0061"')])
+def test_equal_ids_in_two_spellings_are_one_delivery(made_for, send, stored, one, other):
+    made_for(OPEN)
+    for value in one, other:
+        send(OPEN._replace(body=b'{"event_id": %s}' % value))
+    assert len(stored()) == 1
+
+
 def test_a_number_is_not_the_text_of_it(made_for, send, stored):
     made_for(OPEN)
     send(OPEN._replace(body=b'{"event_id": 1}')), send(OPEN._replace(body=b'{"event_id": "1"}'))

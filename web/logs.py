@@ -5,6 +5,8 @@ import time
 from functools import lru_cache
 from urllib.parse import unquote_plus
 
+from runs.words import ANSWERS
+
 LONGEST = 2000  # bytes of a line (contract 4.7: 2 KB)
 SHOWN = ("workflow", "workflowrun", "topic", "status", "correlate")
 PLAIN = re.compile(r"[\w.~:@/ -]{1,255}", re.ASCII)  # none of the signs that part a URL
@@ -30,7 +32,9 @@ def request_line(method, path, query):
     for part in query.split("&"):
         name, _, value = part.partition("=")
         if name in SHOWN:
-            shown.append(f"{name}={plain(unquote_plus(value[:1000]))}")
+            value = unquote_plus(value[:1000])
+            is_plain = name != "status" or value.lower() in ANSWERS
+            shown.append(f"{name}={plain(value) if is_plain else '…'}")
     return (f"{method if method in METHODS else '…'} {path if path in PATHS else '/…'}"
             + ("?" + "&".join(shown) if shown else ""))
 

@@ -194,6 +194,8 @@ def identified(delivery, workflow):
     for key in path.split(".") if path else ():
         found = found.get(key) if isinstance(found, dict) else None
     is_id = found != "" and isinstance(found, (str, int, float)) and not isinstance(found, bool)
+    if isinstance(found, float) and found.is_integer():
+        found = int(found)  # 1.0 is 1 in JSON
     is_covered = bool(signature and signature.covers_body)  # as an Idempotency-Key is not
     if is_id and (is_covered or not delivery.same_payload):
         return known_as(delivery, "delivery_id", found)
