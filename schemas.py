@@ -128,7 +128,7 @@ def dump_run(run, bound=ANSWER_BOUND):
     """
     results, left = [], bound
     for task in run.tasks:
-        left = left if left is None or not task.has_results else left - len(task.results_text)
+        left = left if left is None or not task.has_results else left - len(task.answer_text)
         fits = left is None or left >= 0
         results.append({"results": task.results} if fits or not task.has_results else {
             "results": [], "resultsOmitted": True})

@@ -218,11 +218,15 @@ class TaskLife(Timed):
         return self.callback_results is not None and self.status in ANSWERS
 
     @property
-    def results_text(self):
-        """What the callback brought, as JSON: its own, or that of the task at a position."""
-        text = self.callback_results
+    def answer_text(self):
+        """What the callback brought, as JSON, whether the task has ended with it yet or not."""
+        text = self.callback_results or "[]"
         return self.run.tasks[int(text)].callback_results if text.isdigit() else text
 
     @property
+    def answer(self):
+        return json.loads(self.answer_text)
+
+    @property
     def results(self):
-        return json.loads(self.results_text) if self.has_results else []
+        return self.answer if self.has_results else []

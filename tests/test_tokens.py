@@ -298,7 +298,7 @@ def test_an_oversized_body_is_413_and_read_no_further(client, known, stored, nam
         answers.append(client.post(f"{WEBHOOK}?workflow={name}", headers=headers, data=body.read(),
                                    content_type="application/json", environ_overrides=length))
     statuses = [answer.status_code for answer in answers]
-    assert statuses == [413] * 3
+    assert statuses == [413, 413, 401 if chunked else 413]  # what is not signed is not read
     assert stored() == []
 
 
@@ -397,7 +397,6 @@ def server(request, tmp_path_factory):
     with server:
         server.define("release", wait_task("tests"))
         server.define("signed", wait_task("tests"), secretEnv="HOOK_SECRET")
-        server.define("own", wait_task("tests"), secretEnv="HOOK_SECRET", signatureHeader="X-Own")
         yield server
 
 
@@ -437,13 +436,6 @@ def test_no_token_of_a_malformed_request_is_written_down(server, written, head):
         pass  # its answer need not be HTTP either
     assert server.get("/afterwards").status == 401
     assert written("refused status=401") == []
-
-
-@pytest.mark.server
-@pytest.mark.parametrize("headers", [{}, {"X-Own": "0"}, {"X-Hub-Signature-256": "0"}], ids=str)
-def test_a_connection_ends_no_sooner_for_one_name_than_for_another(server, headers):
-    answers = [server.webhook(name, {}, **headers) for name in ("release", "own", "nightly")]
-    assert len({(answer.status, answer.headers["Connection"]) for answer in answers}) == 1
 
 
 @pytest.mark.server

@@ -139,6 +139,11 @@ VERIFIERS = {
 }
 
 
+def is_signed(headers, own_header=None):
+    """Whether a header that can carry a proof is there; who sends none is refused unread."""
+    return any(header in headers for header in (*VERIFIERS, own_header or ""))
+
+
 #: How what a signature with a time covers begins, if sent as a body: no JSON or form begins so.
 WITH_TIME = re.compile(rb"v0:\d+:|(?:[^{=&]*\.)?\d{9,12}\.")
 
