@@ -22,7 +22,7 @@ run: .venv/run
 	kill $$deliver 2>/dev/null; wait $$deliver; exit $$code
 
 test: .venv/dev
-	$(BIN)/python -m pytest -m "not alone" -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not alone" -n 4 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest -m alone
 
 lint: .venv/dev

@@ -381,6 +381,9 @@ def installed(checkout):
     return checkout
 
 
+ENOUGH = 40  # s: gunicorn's worker loses a signal while it starts, and is ended after 30
+
+
 class Make(Server):
     """`make run` in a checkout, without any setting but the port."""
 
@@ -397,7 +400,7 @@ class Make(Server):
         for pid in self.workers():
             os.kill(pid, signal.SIGINT)
         try:
-            wait_until(lambda: not processes(self.process.pid), "make run has ended")
+            wait_until(lambda: not processes(self.process.pid), "make run has ended", ENOUGH)
             return self.process.wait(5)
         finally:
             self.kill()
@@ -425,7 +428,7 @@ def test_make_run_delivers_too_and_ctrl_c_ends_both(installed):
     with Make(installed) as service:
         wait_until(lambda: "delivering notices" in service.log, "it delivers")
         os.killpg(service.process.pid, signal.SIGINT)  # as a terminal does
-        wait_until(lambda: not processes(service.process.pid), "both have ended")
+        wait_until(lambda: not processes(service.process.pid), "both have ended", ENOUGH)
 
 
 def test_make_run_says_that_python_is_too_old(checkout, tmp_path):
