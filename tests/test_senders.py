@@ -363,18 +363,21 @@ def test_two_secrets_are_good_while_one_is_being_changed(
     assert stored()
 
 
-@pytest.mark.parametrize("secret", ["", " ", "\n", ",", " , ", "whsec_", " whsec_\n", "whsec_,",
-                                    "whsec_==", "whsec_ , whsec_="])
+KNOWN_TO_ALL = ["", " ", "\n", ",", " , ", "whsec_", " whsec_\n", "whsec_,", "whsec_==",
+                "whsec_ , whsec_="]
+
+
 @pytest.mark.parametrize("name", SENDERS)
-def test_what_everybody_knows_is_no_secret(
-        either, environ, made_for, send, stored, caplog, secret, name):
-    environ["HOOK_SECRET"] = secret
+def test_what_everybody_knows_is_no_secret(either, environ, made_for, send, stored, caplog, name):
     made_for(SENDERS[name])
     fakes = [SENDERS[name].sign("whsec_", b"")] if "ndard" not in name and name != "Svix" else [{}]
-    for fake in [*fakes, {"X-Gitlab-Token": ""}, {"X-Gitlab-Token": secret.strip()}]:
-        answer = send(SENDERS[name]._replace(sign=lambda *args: fake))
-        assert answer.status_code == (401 if "ACCESS_TOKENS" in environ else 503)
-    assert "HOOK_SECRET" in caplog.text and "hooked" in caplog.text
+    for secret in KNOWN_TO_ALL:
+        environ["HOOK_SECRET"] = secret
+        caplog.clear()
+        for fake in [*fakes, {"X-Gitlab-Token": ""}, {"X-Gitlab-Token": secret.strip()}]:
+            answer = send(SENDERS[name]._replace(sign=lambda *args: fake))
+            assert answer.status_code == (401 if "ACCESS_TOKENS" in environ else 503), secret
+        assert "HOOK_SECRET" in caplog.text and "hooked" in caplog.text, secret
     assert stored() == []
 
 

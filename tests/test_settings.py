@@ -111,12 +111,13 @@ def called(write):
 
 
 WRONG = pytest.mark.parametrize("name, value", [
-    *[("MAX_CONTENT_LENGTH", value) for value in ("many", "-1", "1.5", "1MB", "0x10")],
+    *[("MAX_CONTENT_LENGTH", value) for value in ("many", "0", "-1", "1.5", "1MB", "0x10")],
     *[("TRUSTED_PROXIES", value) for value in ("yes", "-1", "0.5", "1,2")],
     *[("DATABASE_URL", value) for value in (
         "oracle://db/signalbox", "signalbox.db", "/var/lib/signalbox.db", "sqlite://",
         "sqlite:///:memory:", "sqlite://[::1/x", "sqlite:///signalbox.db?colour=red")],
-    ("ACCESS_TOKENS", " , "),
+    ("ACCESS_TOKENS", " , "), ("ACCESS_TOKENS", ","), ("PORT", "http"), ("PORT", "-1"),
+    *[(name, value) for name in ("WEB_CONCURRENCY", "THREADS") for value in ("0", "two", "1.5")],
 ])
 
 
