@@ -4,7 +4,7 @@ import json
 import logging
 import re
 import sqlite3
-from time import perf_counter
+from time import process_time
 
 import pytest
 from conftest import statuses, wait_task
@@ -263,9 +263,9 @@ def test_a_hostile_idempotency_key_is_400(send, unchanged, key):
 
 def test_a_hostile_media_type_costs_no_time(send, unchanged):
     event = b'{"datacontenttype": "a/b' + b"; " * 24 + b'("}'
-    started = perf_counter()
+    started = process_time()
     assert_problem(send("event", event, CLOUDEVENT), 400)
-    assert perf_counter() - started < 0.5
+    assert process_time() - started < 0.5
     unchanged()
 
 
@@ -416,9 +416,9 @@ def test_a_comment_is_logged_in_one_line_and_changes_no_answer(client, run, log,
 def test_what_the_log_shows_of_a_query_takes_linear_time(query):
     times = []
     for text in (query, query * 10):
-        started = perf_counter()
+        started = process_time()
         request_line("GET", "/", text)
-        times.append(perf_counter() - started)
+        times.append(process_time() - started)
     assert times[1] < 0.1
 
 
