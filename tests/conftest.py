@@ -13,6 +13,7 @@ import pytest
 import postgres_server as postgres
 from app import create_app
 from inside import Commands, close_database, sqlite, upkeep
+from server import as_installed
 
 MINUTE = 60_000
 MEMORY = "/dev/shm"
@@ -104,7 +105,7 @@ def database_url(request, tmp_path):
 @pytest.fixture
 def environ(database_url):
     """The service's settings; a test that needs others overrides this fixture."""
-    return {"DATABASE_URL": database_url}
+    return {"DATABASE_URL": database_url, **as_installed(database_url)}
 
 
 @pytest.fixture(autouse=True, scope="session")

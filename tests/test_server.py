@@ -327,7 +327,6 @@ LARGE = [  # bodies of a megabyte that need much memory as values: what is repea
 ]  # empty lists, objects, numbers, bad names of events and 190 levels need less or as much
 
 
-@pytest.mark.alone
 def test_32_large_bodies_at_once_fit_into_300_mb_a_worker(tmp_path):
     bodies = [b'{"a": [' + unit * (1_000_000 // len(unit)) + b"1]}" for unit in LARGE]
     with Server(tmp_path, WEB_CONCURRENCY="1") as server:

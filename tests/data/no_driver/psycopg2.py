@@ -1,0 +1,2 @@
+"""Stands where PostgreSQL's driver would be found: most installations have none."""
+raise ImportError("requirements-postgres.txt is not installed")
