@@ -74,12 +74,13 @@ def webhook():
 
 def start(name, delivery):
     """The WorkflowRun that the delivery starts, or has started before."""
+    caller = g.caller
     if name is not None:
-        workflow, routed = g.caller.workflow or Workflow.named(name), False
+        workflow, routed = caller.workflow or Workflow.named(name), False
     else:
-        workflow, routed = upkeep.route(delivery, g.caller.may_start, reading.identified)
+        workflow, routed = upkeep.route(delivery, caller.may_start, reading.identified)
     delivery = reading.identified(delivery, workflow)
-    return answers.run(WorkflowRun.start(workflow, delivery, routed, doors.now(), g.caller.by))
+    return answers.run(WorkflowRun.start(workflow, delivery, routed, doors.now(), caller.by))
 
 
 def handshake(name, payload):

@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import secrets
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from marshmallow import ValidationError
 from peewee import (AutoField, BigIntegerField, BooleanField, CharField, CompositeKey,
@@ -29,9 +29,9 @@ def shared(text):
     return json.loads(text)
 
 
-def value_of(column, parse=shared):
+def value_of(column):
     """The value of that column's JSON, as a property; None without one."""
-    return property(lambda row: (text := getattr(row, column)) and parse(text))
+    return property(lambda row: (text := getattr(row, column)) and shared(text))
 
 
 class Workflow(Table):
@@ -67,7 +67,7 @@ class WorkflowRun(RunLife, Table):
     status = CharField(max_length=9)
     status_message = TextField(null=True)
     params_json = TextField(column_name="params")
-    params = value_of("params_json", json.loads)  # which may be large
+    params = cached_property(lambda run: json.loads(run.params_json))
     timeout = IntegerField(null=True)  # minutes
     start_time = BigIntegerField()
     end_time = BigIntegerField(null=True)
@@ -204,6 +204,7 @@ class WorkflowRun(RunLife, Table):
             "status": NOT_STARTED, "timeout": task.get("timeout"),
             "dependencies_json": json.dumps(task["dependencies"]), **filled_task(task, params)})
             for position, task in enumerate(content["tasks"])], now)
+        run.params = params
         run.begin(now)
         return run
 

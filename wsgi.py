@@ -9,7 +9,7 @@ from cli import __version__
 from runs.refusals import Unusable, one_line
 from web.logs import Line, rewrite_request
 
-gc.set_threshold(100_000)  # at 700 a megabyte of small lists took four times as long to parse
+gc.set_threshold(10_000)  # at 700 a megabyte of small lists took twice as long to parse
 # No line shows these, and finding them out takes a sixth of its time (Python's Logging HOWTO,
 # "Optimization").
 logging._srcfile = None

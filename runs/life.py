@@ -6,6 +6,7 @@ in the run's `story`, a line each, to be logged once it is stored.
 import base64
 import json
 import secrets
+import weakref
 from collections import defaultdict, deque
 from functools import cached_property
 
@@ -61,10 +62,14 @@ class RunLife(Timed):
 
     def adopt(self, tasks, now):
         """Take the tasks, and note as of when the run is looked at."""
-        self.run, self.tasks, self.as_of = self, tasks, now
+        self.tasks, self.as_of = tasks, now
         self.story, self.to_consider, self.happened = [], deque(), []
         for task in tasks:
-            task.run = self
+            task.find_run = weakref.ref(self)  # no circle, so all of it is freed at once
+
+    @property
+    def run(self):
+        return self
 
     def begin(self, now):
         """Let the tasks that depend on none wait."""
@@ -172,6 +177,10 @@ class RunLife(Timed):
 
 class TaskLife(Timed):
     """A task of a `run`."""
+
+    @property
+    def run(self):
+        return self.find_run()
 
     def consider(self, now):
         """Start or skip this task, if it has not started and its dependencies allow it."""

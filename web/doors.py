@@ -11,7 +11,8 @@ from runs.words import LINK
 from storage import database
 from web import signatures
 from web.answers import CALLBACK, problem
-from web.reading import body, is_binary_event, parameters_in, refuse_oversize
+from web.reading import (body, current_request, is_binary_event, parameters_in,
+                         refuse_oversize)
 
 
 OWN_SITE = ("same-origin", "none")  # none: typed, or opened from outside a browser
@@ -53,14 +54,15 @@ class Caller(NamedTuple):
 def identify():
     """Make the request's Caller. Raises Denied, or aborts with 413 or 503: nothing else is
     answered to a caller who has proved nothing."""
-    config, headers, path = current_app.config, request.headers, request.path
+    config, asked = current_app.config, current_request()
+    headers, path = asked.headers, asked.path
     opened, tokens = config["DATABASE"], config["SETTINGS"]["ACCESS_TOKENS"]
     database.use(opened)
     opened.prepare()
     try:
-        g.parameters = parameters = parameters_in(request.query_string)
+        g.parameters = parameters = parameters_in(asked.query_string)
     except UnicodeError as error:
-        g.parameters = parse_qs(request.query_string.decode("latin-1"), keep_blank_values=True)
+        g.parameters = parse_qs(asked.query_string.decode("latin-1"), keep_blank_values=True)
         if tokens and not signatures.offered_token(tokens, headers, g.parameters):
             reason = f"{token_at_fault(g.parameters)}, and a query that cannot be read"
             raise Denied(reason) from error
@@ -73,7 +75,7 @@ def identify():
     has_token = token is not None
     g.is_known = is_known = has_token or not tokens
     workflow = signature = None
-    if path != CALLBACK and request.method == "POST":
+    if path != CALLBACK and asked.method == "POST":
         name = parameters.get("workflow", [""])[0]
         workflow = Workflow.known(name) if name and name.isprintable() else None
         if name:
