@@ -144,10 +144,7 @@ class WorkflowRun(RunLife, Table):
 
     @classmethod
     def find(cls, workflowrun, now):
-        """The run as it would stand if what is overdue ended now; nothing is stored.
-
-        Raises NotFound.
-        """
+        """The run as it would stand if what is overdue ended now, not stored. Raises NotFound."""
         with database.snapshot():
             run = cls.loaded(workflowrun, now)
         run.expire(now)
