@@ -31,7 +31,7 @@ class Query(Schema):
     class Meta:
         unknown = EXCLUDE
 
-    access_token = Parameter()  # checked by security.py; here it must not be empty or come twice
+    access_token = Parameter()  # web/doors.py checks it; here it must not be empty or come twice
 
 
 class TriggerQuery(Query):
