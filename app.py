@@ -6,7 +6,7 @@ import sys
 import time
 from difflib import get_close_matches
 
-from flask import Blueprint, Flask, g, request
+from flask import Blueprint, Flask
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, pre_load, validate
 from werkzeug.middleware.proxy_fix import ProxyFix
 
@@ -17,6 +17,7 @@ from models import STEPS, TABLES, Workflow, WorkflowRun
 from runs.refusals import Unusable
 from runs.words import ANSWERS, LINK
 from web import answers, doors, reading
+from web.asked import Asked, current_request
 from web.reading import together
 
 api = Blueprint("api", __name__, url_prefix="/api/v2")
@@ -56,7 +57,7 @@ def get_callback():
         run = WorkflowRun.find(naming_its_run(query)["workflowrun"], doors.now())
         return answers.page(200, "run.html", run=run) if answers.wants_page() else answers.run(run)
     query = naming_its_run(reading.callback_query())
-    if doors.setting("CONFIRM_LINKS") and (g.caller.link or answers.wants_page()):
+    if doors.setting("CONFIRM_LINKS") and (current_request().caller.link or answers.wants_page()):
         return callback_page(query)
     resolve(query)
     return answers.no_content()
@@ -74,7 +75,7 @@ def webhook():
 
 def start(name, delivery):
     """The WorkflowRun that the delivery starts, or has started before."""
-    caller = g.caller
+    caller = current_request().caller
     if name is not None:
         workflow, routed = caller.workflow or Workflow.named(name), False
     else:
@@ -85,14 +86,15 @@ def start(name, delivery):
 
 def handshake(name, payload):
     """The answer to a sender that only asks whether somebody is there (contract 8), or None."""
+    asked = current_request()
     if payload.get("type") == "url_verification" and "challenge" in payload:
         hello = {"challenge": payload["challenge"]}
-    elif request.headers.get("X-GitHub-Event") == "ping":
+    elif asked.environ.get("HTTP_X_GITHUB_EVENT") == "ping":
         hello = {"status": "skipped", "statusMessage": "a ping starts nothing",
                  **({"workflowRef": name} if name else {})}
     else:
         return None
-    if name and not g.caller.workflow:
+    if name and not asked.caller.workflow:
         Workflow.named(name)  # raises NotFound
     if "status" in hello:
         answers.note(logging.INFO, "skipped", 200, hello["statusMessage"])
@@ -108,22 +110,22 @@ def naming_its_run(query):
 
 def resolve(query, **given):
     """Resolve a topic with these results, and the name of who did."""
-    given["by"] = g.caller.by
+    caller = current_request().caller
+    given["by"] = caller.by
     results = [{"name": name, "value": value} for name, value in given.items() if value is not None]
-    WorkflowRun.resolve(**query, results=results, may_resolve=g.caller.may_resolve,
+    WorkflowRun.resolve(**query, results=results, may_resolve=caller.may_resolve,
                         now=doors.now())
 
 
 def callback_page(query):
     """The page for a person: what will happen, or what has happened (contract 8)."""
-    run = WorkflowRun.find(query["workflowrun"], doors.now())
+    asked, run = current_request(), WorkflowRun.find(query["workflowrun"], doors.now())
     tasks = run.tasks_on(query["topic"])
-    mine = list(filter(g.caller.may_resolve, tasks))
-    statuses = [query["status"]] if "status" in g.parameters else ANSWERS
+    mine = list(filter(asked.caller.may_resolve, tasks))
+    statuses = [query["status"]] if "status" in asked.parameters else ANSWERS
+    asks = asked.method == "GET" and any(task.outcome is None for task in mine or tasks)
     return answers.page(200, run=run, tasks=tasks, topic=query["topic"], statuses=statuses,
-                        asks=request.method == "GET" and any(task.outcome is None
-                                                             for task in mine or tasks),
-                        mine=mine)
+                        asks=asks, mine=mine)
 
 
 class Words(fields.String):
@@ -205,6 +207,7 @@ def utc_now():
 def create_app(environ=os.environ, clock=utc_now):
     """The WSGI application. Raises Unusable when a setting or the database cannot be used."""
     app = Flask(__name__, static_folder=None)
+    app.request_class = Asked
     settings = load_settings(environ)
     is_command = "FLASK_RUN_FROM_CLI" in environ and "run" not in sys.argv
     app.config.update(SETTINGS=settings, ENVIRON=environ, CLOCK=clock,

@@ -5,7 +5,7 @@ import re
 import secrets
 import threading
 
-from flask import Response, g, render_template, request
+from flask import Response, render_template
 from markupsafe import Markup
 from marshmallow import ValidationError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound as NoSuchPath
@@ -17,6 +17,7 @@ from runs.words import MARKS, in_utc, in_words, masked
 from schemas import dump_run
 from storage import UNAVAILABLE, why
 from web import logs
+from web.asked import current_request
 
 log = logging.getLogger("signalbox")
 
@@ -45,7 +46,8 @@ def run(found):
 
 def note(level, word, status, reason, exc_info=None, **known):
     """The one log line that says why a request was refused or skipped (contract 4.7)."""
-    known |= {name: values[0] for name, values in g.get("parameters", {}).items() if name in SHOWN}
+    given = current_request().parameters
+    known |= {name: values[0] for name, values in given.items() if name in SHOWN}
     said = "".join(f" {SHOWN[name]}={logs.plain(known[name], 100)}" for name in known)
     log.log(level, "%s status=%d reason=%r%s", word, status, masked(reason), said,
             exc_info=exc_info)
@@ -64,7 +66,7 @@ def problem(status, detail, headers=None, reason=None, **more):
         level = logging.ERROR if status > 500 and reason else logging.WARNING
         note(level, "refused", status, reason or detail)
     detail = short(detail, LONGEST_DETAIL)
-    if request.path == CALLBACK and wants_page():
+    if current_request().path == CALLBACK and wants_page():
         response = page(status, title=HTTP_STATUS_CODES[status], detail=detail)
     else:
         document = {"type": "about:blank", "title": HTTP_STATUS_CODES[status], "status": status,
@@ -77,9 +79,10 @@ def problem(status, detail, headers=None, reason=None, **more):
 
 def wants_page():
     """Whether a person's browser asks (contract 8)."""
-    accept, agent = request.accept_mimetypes, request.headers.get("User-Agent", "")
+    asked = current_request()
+    accept, agent = asked.accept_mimetypes, asked.headers.get("User-Agent", "")
     return (accept["text/html"] > accept[JSON] and agent.startswith("Mozilla/")
-            or request.mimetype == FORM)
+            or asked.mimetype == FORM)
 
 
 #: Where a text's address ends that a sentence goes on after.
@@ -109,18 +112,18 @@ def page(code, template="callback.html", **shown):
 
 def add_headers(response):
     """What answers carry whichever view made them."""
-    if not g.get("has_read_body") and (
-            request.content_length or "Transfer-Encoding" in request.headers):
+    asked = current_request()
+    if not asked.has_read_body and (asked.content_length or "Transfer-Encoding" in asked.headers):
         # Or what was not read would be taken for the next request.
         getattr(connection, "close", lambda: None)()
-    if request.method == "OPTIONS" and response.status_code == 200:
+    if asked.method == "OPTIONS" and response.status_code == 200:
         del response.headers["Content-Type"]  # as there is no content
-        asked = request.headers.get("WebHook-Request-Origin")
-        if asked and request.path != CALLBACK:  # CloudEvents Web Hooks 4
-            rate = request.headers.get("WebHook-Request-Rate", "*")
-            response.headers["WebHook-Allowed-Origin"] = asked[:255]  # a host's name has no more
+        origin = asked.headers.get("WebHook-Request-Origin")
+        if origin and asked.path != CALLBACK:  # CloudEvents Web Hooks 4
+            rate = asked.headers.get("WebHook-Request-Rate", "*")
+            response.headers["WebHook-Allowed-Origin"] = origin[:255]  # a host's name has no more
             response.headers["WebHook-Allowed-Rate"] = rate[:255]
-    if "access_token" in g.get("parameters", ()):
+    if "access_token" in asked.parameters:
         response.headers["Cache-Control"] = "private, no-store"
     return response
 
@@ -132,7 +135,7 @@ def denied(error):
         detail = str(error)
     else:
         detail = ("sign this with the secret of the workflow; nothing else starts it"
-                  if g.get("is_known") else
+                  if current_request().is_known else
                   "send a token, or sign this with the secret of the workflow that it names")
     if isinstance(error, Expired):
         return problem(410, detail)

@@ -2,7 +2,7 @@
 from typing import NamedTuple
 from urllib.parse import parse_qs
 
-from flask import abort, current_app, g, request
+from flask import abort, current_app
 from werkzeug.exceptions import BadRequest, Forbidden
 
 from models import Workflow
@@ -11,8 +11,8 @@ from runs.words import LINK
 from storage import database
 from web import signatures
 from web.answers import CALLBACK, problem
-from web.reading import (body, current_request, is_binary_event, parameters_in,
-                         refuse_oversize)
+from web.asked import current_request
+from web.reading import body, is_binary_event, parameters_in, refuse_oversize
 
 
 OWN_SITE = ("same-origin", "none")  # none: typed, or opened from outside a browser
@@ -54,26 +54,28 @@ class Caller(NamedTuple):
 def identify():
     """Make the request's Caller. Raises Denied, or aborts with 413 or 503: nothing else is
     answered to a caller who has proved nothing."""
-    config, asked = current_app.config, current_request()
+    asked = current_request()
+    asked.config = config = current_app.config
     headers, path = asked.headers, asked.path
     opened, tokens = config["DATABASE"], config["SETTINGS"]["ACCESS_TOKENS"]
     database.use(opened)
     opened.prepare()
     try:
-        g.parameters = parameters = parameters_in(asked.query_string)
+        asked.parameters = parameters = parameters_in(asked.query_string)
     except UnicodeError as error:
-        g.parameters = parse_qs(asked.query_string.decode("latin-1"), keep_blank_values=True)
-        if tokens and not signatures.offered_token(tokens, headers, g.parameters):
-            reason = f"{token_at_fault(g.parameters)}, and a query that cannot be read"
+        query = asked.query_string.decode("latin-1")
+        asked.parameters = parse_qs(query, keep_blank_values=True)
+        if tokens and not signatures.offered_token(tokens, headers, asked.parameters):
+            reason = f"{token_at_fault(asked)}, and a query that cannot be read"
             raise Denied(reason) from error
         raise BadRequest("the query string has bytes that are not percent-encoded") from error
     if path == CALLBACK and "signature" in parameters:
         link = signatures.verified_link(setting("SECRET_KEY"), parameters, now())
-        g.caller = Caller(link=link)
+        asked.caller = Caller(link=link)
         return
     token = signatures.offered_token(tokens, headers, parameters) if tokens else None
     has_token = token is not None
-    g.is_known = is_known = has_token or not tokens
+    asked.is_known = is_known = has_token or not tokens
     workflow = signature = None
     if path != CALLBACK and asked.method == "POST":
         name = parameters.get("workflow", [""])[0]
@@ -85,14 +87,14 @@ def identify():
             signature = check_sender(workflow, has_token, is_known)
             is_known = True
     if not is_known:
-        raise Denied(f"{token_at_fault(parameters)}, and no signature of a workflow that it names")
-    g.caller = Caller(has_token, workflow=workflow, signature=signature,
-                      token_name=token and token[0])
+        raise Denied(f"{token_at_fault(asked)}, and no signature of a workflow that it names")
+    asked.caller = Caller(has_token, workflow=workflow, signature=signature,
+                          token_name=token and token[0])
 
 
-def token_at_fault(parameters):
-    is_offered = ("access_token" in parameters or "Authorization" in request.headers
-                  or "x-access-token" in request.headers)
+def token_at_fault(asked):
+    is_offered = ("access_token" in asked.parameters or "Authorization" in asked.headers
+                  or "x-access-token" in asked.headers)
     return "a wrong token" if is_offered else "no token"
 
 
@@ -117,7 +119,7 @@ def check_sender(workflow, has_token, is_known):
         if is_known:
             raise
         reason = missing or getattr(error, "description", error)
-        raise Denied(f"{token_at_fault(g.parameters)}, and no signature: {reason}") from error
+        raise Denied(f"{token_at_fault(current_request())}, and no signature: {reason}") from error
 
 
 def accepted_signature(workflow, has_token):
@@ -127,8 +129,8 @@ def accepted_signature(workflow, has_token):
     """
     content = workflow.content if workflow else {}
     known = secrets_of(workflow) if content.get("secret_env") else []
-    signature = signatures.verify_signature(known or [signatures.NOBODY], request.headers, body(),
-                                            now(), content.get("signature_header"))
+    signature = signatures.verify_signature(known or [signatures.NOBODY], current_request().headers,
+                                            body(), now(), content.get("signature_header"))
     if signature.covers_body and is_binary_event() and not has_token:
         raise Denied("a signature of the body does not cover an event's ce- headers: send it in "
                      "structured mode, or with a token")
@@ -136,34 +138,38 @@ def accepted_signature(workflow, has_token):
 
 
 def secrets_of(workflow):
-    return signatures.secrets_in(current_app.config["ENVIRON"].get(workflow.content["secret_env"]))
+    return signatures.secrets_in(current_request().config["ENVIRON"].get(
+        workflow.content["secret_env"]))
 
 
 def refuse_foreign_form():
     """What another site's page may send unasked comes from somebody who never saw this one."""
-    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    asked = current_request()
+    site, origin = asked.headers.get("Sec-Fetch-Site"), asked.headers.get("Origin")
     foreign = site not in OWN_SITE if site else (
-        origin and origin != f"{request.scheme}://{request.host}")
+        origin and origin != f"{asked.scheme}://{asked.host}")
     if foreign:
         raise Forbidden("this form was sent by another site; open the link itself")
 
 
 def refuse_foreign_part():
     """Another site's page asks for an image or a script, and whoever looks at it knows nothing."""
-    part = request.headers.get("Sec-Fetch-Dest", "document") != "document"
-    if part and request.headers.get("Sec-Fetch-Site") not in OWN_SITE:
+    headers = current_request().headers
+    part = headers.get("Sec-Fetch-Dest", "document") != "document"
+    if part and headers.get("Sec-Fetch-Site") not in OWN_SITE:
         raise Forbidden("this was asked for by another site's page; open the link itself")
 
 
 def refuse_prefetch():
-    purpose = request.headers.get("Sec-Purpose", "") + request.headers.get("Purpose", "")
+    headers = current_request().headers
+    purpose = headers.get("Sec-Purpose", "") + headers.get("Purpose", "")
     if "prefetch" in purpose.lower():
         abort(problem(503, "a prefetch resolves nothing; open the link", {"Retry-After": "0"}))
 
 
 def setting(name):
-    return current_app.config["SETTINGS"][name]
+    return current_request().config["SETTINGS"][name]
 
 
 def now():
-    return current_app.config["CLOCK"]()
+    return current_request().config["CLOCK"]()

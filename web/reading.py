@@ -6,7 +6,7 @@ import threading
 from functools import lru_cache
 from urllib.parse import parse_qs
 
-from flask import abort, current_app, g, request
+from flask import abort
 from marshmallow import ValidationError
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMediaType
 from werkzeug.http import parse_options_header
@@ -16,6 +16,7 @@ from runs.strictjson import parse_json, parse_object
 from runs.words import WEBHOOK
 from schemas import CallbackForm, CallbackQuery, DeliveryHeaders, RunQuery, TriggerQuery
 from web.answers import FORM, JSON, problem
+from web.asked import current_request
 from web.cloudevents import CLOUD_EVENT, binary_event
 
 LARGE = 65_536  # bytes of a body
@@ -28,10 +29,6 @@ DELIVERY_HEADERS = DeliveryHeaders()
 #: By their names in WSGI: an answer at once, where each look into the headers takes its time.
 DELIVERY_IDS = {f"HTTP_{field.data_key.upper().replace('-', '_')}": field.data_key
                 for field in DELIVERY_HEADERS.fields.values()}
-
-
-#: The request itself: each look through `request` asks which one it is, which takes its time.
-current_request = request._get_current_object
 
 
 def together(*loads):
@@ -49,7 +46,7 @@ def together(*loads):
 
 def media_type():
     """The request's media type in small letters, "" without one; 415 unless it is plain UTF-8."""
-    environ = request.environ
+    environ = current_request().environ
     encoding = environ.get("HTTP_CONTENT_ENCODING") or "identity"
     if encoding.strip().lower() != "identity":
         raise UnsupportedMediaType(f"send the body as it is, without a Content-Encoding; this came "
@@ -61,7 +58,7 @@ def media_type():
 
 
 def unsupported(*right, more=""):
-    given = request.content_type
+    given = current_request().content_type
     came = f"as {given[:100]!r}" if given else "without a Content-Type"
     return UnsupportedMediaType(f"send 'Content-Type: {' or '.join(right)}', in UTF-8; this came "
                                 f"{came}{more}")
@@ -69,7 +66,7 @@ def unsupported(*right, more=""):
 
 def is_json():
     """Whether the body is declared as JSON, which no page sends to another site unasked."""
-    return names_json(parsed_content_type(request.environ.get("CONTENT_TYPE"))[0])
+    return names_json(parsed_content_type(current_request().environ.get("CONTENT_TYPE"))[0])
 
 
 def names_json(found):
@@ -82,8 +79,9 @@ def is_form():
 
 def is_binary_event():
     """Whether an event's attributes are in the headers (CloudEvents HTTP binding 3)."""
-    found, _ = parsed_content_type(request.content_type)
-    return (request.path == EVENT_PATH and "ce-specversion" in request.headers
+    asked = current_request()
+    found, _ = parsed_content_type(asked.content_type)
+    return (asked.path == EVENT_PATH and "ce-specversion" in asked.headers
             and not found.startswith("application/cloudevents"))
 
 
@@ -96,15 +94,16 @@ def parsed_content_type(text):
 
 def refuse_oversize(length=None):
     """413 when the body has more bytes than may be: so many, or as many as it is said to have."""
-    limit = current_app.config["SETTINGS"]["MAX_CONTENT_LENGTH"]
-    if (length or request.content_length or 0) > limit:
+    asked = current_request()
+    limit = asked.config["SETTINGS"]["MAX_CONTENT_LENGTH"]
+    if (length or asked.content_length or 0) > limit:
         raise RequestEntityTooLarge(f"the body may have {limit} bytes at most")
 
 
 def body():
     """The raw bytes of the request. Too many are answered 413, too few 400."""
-    limit, asked = current_app.config["SETTINGS"]["MAX_CONTENT_LENGTH"], current_request()
-    length = asked.content_length
+    asked = current_request()
+    limit, length = asked.config["SETTINGS"]["MAX_CONTENT_LENGTH"], asked.content_length
     # One more is read: at its limit Werkzeug cuts a chunked body off without a word.
     asked.max_content_length = limit + 1
     try:
@@ -117,7 +116,7 @@ def body():
         refuse_oversize(len(raw))
     if length and len(raw) < length:
         raise BadRequest(f"the body was cut short: {len(raw)} of {length} bytes")
-    g.has_read_body = True
+    asked.has_read_body = True
     if len(raw) > LARGE:
         wait_for_turn()  # only now: who sends slowly takes no one's turn
     return raw
@@ -125,15 +124,16 @@ def body():
 
 def wait_for_turn():
     """One large body is worked on at once: as values it takes a hundred times its size."""
-    if "has_turn" not in g:
-        g.has_turn = TURN.acquire(timeout=15)  # nginx gives up after 25 s
-        if not g.has_turn:
+    asked = current_request()
+    if not asked.has_turn:
+        asked.has_turn = TURN.acquire(timeout=15)  # nginx gives up after 25 s
+        if not asked.has_turn:
             abort(problem(503, "too many large bodies at once; send it again",
                           {"Retry-After": "5"}))
 
 
 def end_turn(error):
-    if g.pop("has_turn", False):
+    if current_request().has_turn:
         TURN.release()
 
 
@@ -164,7 +164,7 @@ def parameters_in(query_string):
 
 
 def trigger_query():
-    return loaded_trigger_query(request.query_string)
+    return loaded_trigger_query(current_request().query_string)
 
 
 @lru_cache
@@ -173,22 +173,23 @@ def loaded_trigger_query(query_string):
 
 
 def callback_query():
-    query = CALLBACK_QUERY.load(g.parameters)
+    query = CALLBACK_QUERY.load(current_request().parameters)
     query.pop("access_token", None)
     return query
 
 
 def look_query():
     """The query of a GET that names a run and nothing else, so only looks (4.4); else None."""
-    if g.parameters.keys() - {"access_token"} in ({"workflowrun"}, {"workflow", "correlate"}):
-        return RUN_QUERY.load(g.parameters)
+    given = current_request().parameters
+    if given.keys() - {"access_token"} in ({"workflowrun"}, {"workflow", "correlate"}):
+        return RUN_QUERY.load(given)
 
 
 def webhook():
     """The query and the delivery of a webhook (contract 4.1), known by the id in its headers."""
     query, data, sent_as = together(trigger_query, form_payload if is_form() else payload,
                                     delivery_id)
-    delivery = Delivery(WEBHOOK, {"data": data}, headers=request.headers)
+    delivery = Delivery(WEBHOOK, {"data": data}, headers=current_request().headers)
     return query, known_as(delivery, *sent_as) if sent_as else delivery
 
 
@@ -197,7 +198,8 @@ def identified(delivery, workflow):
     signature covers, or the first of those there are."""
     if delivery.trigger != WEBHOOK:
         return delivery
-    signature = workflow.content.get("secret_env") and g.caller.signature_for(workflow)
+    caller = current_request().caller
+    signature = workflow.content.get("secret_env") and caller.signature_for(workflow)
     if signature and signature.delivery_id:  # one name for all of a kind, as they can be renamed
         return known_as(delivery, "webhook_id", signature.delivery_id)
     path, found = workflow.content.get("delivery_id"), delivery.arrived
@@ -221,13 +223,14 @@ def event():
     """The query and the delivery of a CloudEvent, in either mode (contract 4.2)."""
     query, found = together(trigger_query, cloud_event)
     return query, Delivery.of_event(found, digest("event", found["source"], found["id"]),
-                                    request.headers)
+                                    current_request().headers)
 
 
 def cloud_event():
     found = media_type()
     if is_binary_event() and (names_json(found) or not found):
-        return CLOUD_EVENT.load(binary_event(request.headers, request.content_type, body()))
+        asked = current_request()
+        return CLOUD_EVENT.load(binary_event(asked.headers, asked.content_type, body()))
     if found not in (EVENT_JSON, JSON):
         raise unsupported(EVENT_JSON, JSON)
     return CLOUD_EVENT.load(payload())
@@ -235,7 +238,7 @@ def cloud_event():
 
 def delivery_id():
     """The name and value of the header that makes repeats known, or None."""
-    environ = request.environ
+    environ = current_request().environ
     given = {DELIVERY_IDS[name]: environ[name] for name in DELIVERY_IDS.keys() & environ.keys()}
     return DELIVERY_HEADERS.load(given) if given else None
 
@@ -256,7 +259,7 @@ def form():
     # A browser counts a line's end as one character, and sends two.
     found = CALLBACK_FORM.load({name: value.replace("\r\n", "\n").strip() or None
                                 for name, (value,) in given.items()})
-    linked = g.parameters.get("status")
+    linked = current_request().parameters.get("status")
     if not linked and not found["status"]:  # nor does a form that no button sent approve anything
         raise ValidationError("is required", "status")
     if linked and found["status"] and [found["status"]] != [text.lower() for text in linked]:
