@@ -1,5 +1,6 @@
 """Small fixtures: a service on a database of its own, a clock to move, its client and commands."""
 import json
+import logging
 import os
 import shutil
 import sqlite3
@@ -124,6 +125,7 @@ def app(environ, clock, empty_file):
         shutil.copyfile(empty_file, file_of(url))
     yield create_app(environ, clock)
     close_database()
+    logging.getLogger("signalbox").setLevel(logging.NOTSET)  # a command may have raised it
 
 
 @pytest.fixture
