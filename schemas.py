@@ -126,7 +126,7 @@ def dump_run(run, bound=ANSWER_BOUND):
 
     Plain code, as what goes out was checked when it came in: marshmallow took a tenth of a request.
     """
-    results, left = [], bound
+    created, results, left = time_text(run.start_time), [], bound
     for task in run.tasks:
         left = left if left is None or not task.has_results else left - len(task.answer_text)
         fits = left is None or left >= 0
@@ -135,19 +135,19 @@ def dump_run(run, bound=ANSWER_BOUND):
     return present({
         "id": run.id, "workflowRef": run.workflow_ref,
         "workflowDisplayName": run.workflow_display_name, "workflowVersion": run.workflow_version,
-        "trigger": run.trigger, **dump_timed(run), "correlate": run.correlate,
+        "trigger": run.trigger, **dump_timed(run, created), "correlate": run.correlate,
         "params": [{"name": name, "value": value} for name, value in run.params.items()],
         "tasks": [present({
-            "id": task.id, "name": task.name, "type": EVENT_WAIT, **dump_timed(task),
+            "id": task.id, "name": task.name, "type": EVENT_WAIT, **dump_timed(task, created),
             "message": task.message, "params": [{"name": "topic", "value": task.topic}], **brought})
             for task, brought in zip(run.tasks, results)]})
 
 
-def dump_timed(part):
+def dump_timed(part, created):
     """What a run and its tasks share."""
+    started = part.start_time
     return {"status": part.status, "phase": part.phase, "statusMessage": part.status_message,
-            "creationDate": time_text(part.creation_date),
-            "startTime": part.start_time and time_text(part.start_time),
+            "creationDate": created, "startTime": started and time_text(started),
             "duration": part.duration, "timeout": part.timeout}
 
 
@@ -155,7 +155,7 @@ def present(values):
     return {key: value for key, value in values.items() if value is not None}
 
 
-@lru_cache  # one moment stands in an answer up to four times
+@lru_cache  # one moment stands in an answer up to three times
 def time_text(milliseconds):
     """Milliseconds since 1970, as UTC text."""
     moment = datetime.fromtimestamp(milliseconds / 1000, timezone.utc)

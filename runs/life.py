@@ -42,10 +42,6 @@ class Timed:
         return PHASES[self.status]
 
     @property
-    def creation_date(self):
-        return self.run.start_time
-
-    @property
     def duration(self):
         """Milliseconds, as of the time at which the run was looked at."""
         until = self.end_time or self.run.as_of

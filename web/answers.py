@@ -27,6 +27,7 @@ STATUS_CODES = {Ambiguous: 400, TriggerDisabled: 403, NotAllowed: 403, NotFound:
                 Conflict: 409, PayloadDiffers: 422}
 MOST_ERRORS, LONGEST_ERROR, LONGEST_DETAIL = 20, 300, 500  # so an answer has at most 16 KB (4.7)
 SHOWN = {"workflow": "workflow", "workflowrun": "run", "topic": "topic", "correlate": "correlate"}
+COMPACT = json.JSONEncoder(separators=(",", ":"))  # json.dumps() makes one a call
 connection = threading.local()  # `close`: the server's, to end this thread's connection afterwards
 
 
@@ -40,8 +41,7 @@ def no_content():
 
 def run(found):
     """The WorkflowRun as JSON."""
-    text = json.dumps(dump_run(found), separators=(",", ":")) + "\n"
-    return Response(text, content_type=JSON)
+    return Response(COMPACT.encode(dump_run(found)) + "\n", content_type=JSON)
 
 
 def note(level, word, status, reason, exc_info=None, **known):
