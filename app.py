@@ -19,6 +19,7 @@ from runs.words import ANSWERS, LINK
 from web import answers, doors, reading
 from web.asked import Asked, current_request
 from web.reading import together
+from web.signatures import THIS_MACHINE
 
 api = Blueprint("api", __name__, url_prefix="/api/v2")
 
@@ -178,7 +179,7 @@ class Settings(Schema):
     PORT = whole_number(8000, least=0)
     WEB_CONCURRENCY = whole_number(2, least=1)
     THREADS = whole_number(16, least=1)
-    PUBLIC_URL = fields.Url(load_default="http://127.0.0.1:8000", schemes={"http", "https"},
+    PUBLIC_URL = fields.Url(load_default=THIS_MACHINE, schemes={"http", "https"},
                             require_tld=False, error_messages={"invalid": "must be an http URL"},
                             validate=validate.ContainsNoneOf("?#", error="must end with a path"))
 

@@ -18,7 +18,7 @@ from runs.strictjson import parse_object
 from runs.words import ANSWERS, ENDED, RUN_STATUSES, SUCCEEDED, WEBHOOK
 from schemas import dump_run
 from storage.copy import copy
-from terminal import (Contents, Duration, Group, be_brief, columns, completing, echo,
+from terminal import (Contents, Duration, Group, be_brief, columns, completing, doubts, echo,
                       escape_what_is_not_encodable, listing, load_definitions, name_argument,
                       plain, print_json, refusal, report, run_argument, table, tell, tree, trial,
                       waits_for)
@@ -231,7 +231,8 @@ def workflowrun_link(run_id, topic, status, by, expires):
     if not settings["SECRET_KEY"]:
         raise refusal("set SECRET_KEY, here and for the service, to a random text such as "
                       "`openssl rand -hex 32` prints: it signs links")
-    WorkflowRun.find(run_id, now()).tasks_on(topic)  # raises NotFound
+    for doubt in doubts(WorkflowRun.find(run_id, now()), topic, settings):
+        echo(f"warning: {doubt}", err=True)
     echo(callback_link(settings, run_id, topic, now() // 1000 + expires, status, by))
 
 

@@ -19,9 +19,9 @@ from models import Workflow, WorkflowRun
 from runs.conditions import MISSING, evaluate, filled_task, in_text, is_enabled
 from runs.definitions import read
 from runs.refusals import NotFound, Refused, Unusable, did_you_mean
-from runs.words import (CANCELLED, FAILED, MARKS, NOT_STARTED, RUNNING, SKIPPED, SUCCEEDED,
+from runs.words import (CANCELLED, FAILED, LINK, MARKS, NOT_STARTED, RUNNING, SKIPPED, SUCCEEDED,
                         TIMED_OUT, WAITING)
-from web.signatures import callback_url
+from web.signatures import THIS_MACHINE, callback_url
 
 log = logging.getLogger("signalbox")
 
@@ -247,6 +247,18 @@ def tree(run, settings):
                 lines.append(f"{indent}    flask workflowrun link {run.id} --topic "
                              + shlex.quote(task.topic))
     return "\n".join(lines)
+
+
+def doubts(run, topic, settings):
+    """Why a link to answer the topic may not do what it is meant for. Raises NotFound."""
+    tasks = run.tasks_on(topic)
+    if all(task.outcome for task in tasks):
+        ends = ", ".join(f"{task.name} {task.outcome}" for task in tasks)
+        yield plain(f"this topic has been decided: {ends}; the link's page will say so")
+    elif not any(task.resolvers is None or LINK in task.resolvers for task in tasks):
+        yield plain(f"the link will end nothing: this topic is for {run.who_may_resolve(topic)}")
+    if settings["PUBLIC_URL"].rstrip("/") == THIS_MACHINE:
+        yield f"only this machine reaches {THIS_MACHINE}; set PUBLIC_URL to an address that all do"
 
 
 def short(value):

@@ -116,6 +116,35 @@ def test_the_public_url_is_this_machine_unless_set(environ, clock, app, waiting)
     assert printed_link(flask, waiting).startswith("http://127.0.0.1:8000/api/v2/callback?")
 
 
+@pytest.mark.parametrize("given, decided, warning", [
+    ({}, None, None),
+    ({}, "succeeded", "warning: this topic has been decided: approval succeeded; the link's page "
+                      "will say so\n"),
+    ({}, "failed", "warning: this topic has been decided: approval failed; the link's page will "
+                   "say so\n"),
+    ({"PUBLIC_URL": ""}, None, "warning: only this machine reaches http://127.0.0.1:8000; set "
+                               "PUBLIC_URL to an address that all do\n"),
+    ({"PUBLIC_URL": "http://127.0.0.1:8000/"}, None, "warning: only this machine reaches "
+     "http://127.0.0.1:8000; set PUBLIC_URL to an address that all do\n")])
+def test_a_link_that_may_be_in_vain_is_printed_with_a_warning(
+        other_app, client, waiting, given, decided, warning):
+    if decided:
+        client.get(f"/api/v2/callback?workflowrun={waiting['id']}&topic=approval&status={decided}"
+                   "&access_token=token")
+    flask = Commands(other_app(**given))
+    result = flask("workflowrun", "link", waiting["id"], "--topic", "approval")
+    assert (result.exit_code, result.stderr) == (0, warning or "")
+    assert result.stdout.startswith("http") and result.stdout.count("\n") == 1
+
+
+def test_a_link_for_what_links_may_not_end_is_printed_with_a_warning(define, start, flask):
+    define("guarded", {"name": "a", "type": "eventwait", "resolvers": ["ci"],
+                       "params": [{"name": "topic", "value": "t"}]})
+    result = flask("workflowrun", "link", start("guarded")["id"], "--topic", "t")
+    assert result.stderr == ("warning: the link will end nothing: this topic is for the token 'ci' "
+                             "only\n")
+
+
 def test_without_a_secret_key_there_are_no_links(environ, clock, app, waiting):
     del environ["SECRET_KEY"]
     result = Commands(create_app(environ, clock))(
