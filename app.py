@@ -15,7 +15,7 @@ import storage
 import upkeep
 from models import STEPS, TABLES, Workflow, WorkflowRun
 from runs.refusals import Unusable
-from runs.words import ANSWERS, LINK
+from runs.words import ANSWERS, LINK, SKIPPED
 from web import answers, doors, reading
 from web.asked import Asked, current_request
 from web.reading import together
@@ -91,14 +91,14 @@ def handshake(name, payload):
     if payload.get("type") == "url_verification" and "challenge" in payload:
         hello = {"challenge": payload["challenge"]}
     elif asked.environ.get("HTTP_X_GITHUB_EVENT") == "ping":
-        hello = {"status": "skipped", "statusMessage": "a ping starts nothing",
+        hello = {"status": SKIPPED, "statusMessage": "a ping starts nothing",
                  **({"workflowRef": name} if name else {})}
     else:
         return None
     if name and not asked.caller.workflow:
         Workflow.named(name)  # raises NotFound
     if "status" in hello:
-        answers.note(logging.INFO, "skipped", 200, hello["statusMessage"])
+        answers.note(logging.INFO, SKIPPED, 200, hello["statusMessage"])
     return hello
 
 
@@ -153,10 +153,10 @@ class Tokens(Words):
         return pairs
 
 
-def whole_number(default, least):
-    message = f"must be a whole number, at least {least}"
+def whole_number(default, least, most=None):
+    message = f"must be a whole number, at least {least}" + (f" and at most {most}" if most else "")
     return fields.Integer(load_default=default, error_messages={"invalid": message},
-                          validate=validate.Range(min=least, error=message))
+                          validate=validate.Range(least, most, error=message))
 
 
 GUARDS = ("ACCESS_TOKENS", "SECRET_KEY")  # without them doors are open, or links not there
@@ -176,7 +176,7 @@ class Settings(Schema):
     CONFIRM_LINKS = fields.Boolean(load_default=True, truthy={"1"}, falsy={"0"},
                                    error_messages={"invalid": "must be 1 or 0"})
     HOST = fields.String(load_default="127.0.0.1")
-    PORT = whole_number(8000, least=0)
+    PORT = whole_number(8000, least=0, most=65_535)
     WEB_CONCURRENCY = whole_number(2, least=1)
     THREADS = whole_number(16, least=1)
     PUBLIC_URL = fields.Url(load_default=THIS_MACHINE, schemes={"http", "https"},

@@ -18,10 +18,9 @@ from runs.strictjson import parse_object
 from runs.words import ANSWERS, ENDED, RUN_STATUSES, SUCCEEDED, WEBHOOK
 from schemas import dump_run
 from storage.copy import copy
-from terminal import (Contents, Duration, Group, be_brief, columns, completing, doubts, echo,
-                      escape_what_is_not_encodable, listing, load_definitions, name_argument,
-                      plain, print_json, refusal, report, run_argument, table, tell, tree, trial,
-                      waits_for)
+from terminal import (Contents, Duration, Group, Single, be_brief, columns, completing, doubts,
+                      echo, listing, load_definitions, name_argument, plain, print_json, refusal,
+                      report, run_argument, table, tell, tree, trial, waits_for)
 from web.cloudevents import CLOUD_EVENT
 from web.signatures import callback_link
 
@@ -53,8 +52,8 @@ def workflow_apply(files):
     environ = current_app.config["ENVIRON"]
     for definition in definitions:
         for where, reason in notices.unsendable_of(definition, environ):
-            echo(f"warning: {definition['name']}: notices to {where} cannot be sent here. {reason}",
-                 err=True)
+            echo(plain(f"warning: {definition['name']}: notices to {where} cannot be sent here. "
+                       f"{reason}"), err=True)
 
 
 @workflow.command("check", cls=click.Command)
@@ -188,8 +187,6 @@ def workflowrun_wait(run_id, timeout):
             if left <= 0:
                 break
             time.sleep(min(POLL_SECONDS, left))
-    except KeyboardInterrupt:
-        sys.exit(130)
     finally:
         tell("")
     if run:
@@ -294,7 +291,7 @@ def db_copy(source, target):
     echo(f"copied {rows or 'nothing: the source is empty'}")
 
 
-@click.command()
+@click.command(cls=Single)
 @click.option("--json", "as_json", is_flag=True, help="The same for programs.")
 @with_appcontext
 def status(as_json):
@@ -302,19 +299,18 @@ def status(as_json):
 
     The process that answers requests is not looked at. The write is a probe: it is rolled back.
     """
-    escape_what_is_not_encodable()
     try:
         storage.database.prepare()
         facts = {"database": "ok", "version": __version__, **upkeep.overview(now())}
     except storage.BROKEN as error:
-        facts = {"database": f"cannot be used: {storage.why(error)}"}
+        facts = {"database": f"cannot be used: {storage.why(error)}", "version": __version__}
     facts["looked at"] = (f"the database {storage.database.database} alone; the process that "
                           "answers requests is not seen from here")
     print_json(facts) if as_json else echo(report(facts, columns()))
     sys.exit(0 if facts["database"] == "ok" else 1)
 
 
-@click.command()
+@click.command(cls=Single)
 @click.option("--once", is_flag=True, help="Send what is due now, and end (for a timer).")
 @click.option("--again", is_flag=True, help="The same, and what was given up once more.")
 @with_appcontext
@@ -325,19 +321,16 @@ def deliver(once, again):
     """
     deliverer = notices.Deliverer(current_app.config["SETTINGS"], current_app.config["ENVIRON"],
                                   current_app.config["CLOCK"])
-    try:
-        storage.database.prepare()
-        if again:
-            notices.try_again(now())
-        if once or again:
-            be_brief()
-        else:
-            signal.signal(signal.SIGTERM, deliverer.stop)
-            signal.signal(signal.SIGINT, deliverer.stop)
-            notices.log.info("delivering notices")
-        deliverer.run(once or again)
-    except storage.BROKEN as error:
-        raise refusal(f"the database cannot be used now: {storage.why(error)}") from error
+    storage.database.prepare()
+    if again:
+        notices.try_again(now())
+    if once or again:
+        be_brief()
+    else:
+        signal.signal(signal.SIGTERM, deliverer.stop)
+        signal.signal(signal.SIGINT, deliverer.stop)
+        notices.log.info("delivering notices")
+    deliverer.run(once or again)
     if once or again:
         echo(f"sent {deliverer.counts['sent']}, failed {deliverer.counts['failed']}")
 

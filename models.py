@@ -235,9 +235,9 @@ class WorkflowRun(RunLife, Table):
 
     def store_notices(self):
         if self.notify_json:
-            told = list(self.to_tell())
-            ids = sorted(new_id(self.as_of) for _ in told)  # they are sent in this order
-            for notice_id, (kind, task, entry) in zip(ids, told):
+            entries = list(self.to_tell())
+            ids = sorted(new_id(self.as_of) for _ in entries)  # they are sent in this order
+            for notice_id, (kind, task, entry) in zip(ids, entries):
                 INSERT_NOTICE.run({
                     "id": notice_id, "workflow_run": self.number, "kind": kind, "task": task,
                     "to": entry["to"], "by": entry.get("by"), "created": self.as_of,

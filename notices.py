@@ -31,7 +31,7 @@ from web.signatures import callback_link, sign_standard
 log = logging.getLogger("signalbox")
 
 RETRIES = (5, 60, 300, 1800, 7200, 18_000, 36_000, 36_000)  # seconds after each failed try
-LONGEST_RETRY_AFTER = 86_400
+LONGEST_RETRY_AFTER = 30 * 86_400
 LEASE = 60_000  # milliseconds for which a notice is its deliverer's
 HTTP_SECONDS, OTHER_SECONDS = 15, 45  # then a try has failed; less than the lease
 GRACE_SECONDS = 10  # for what is under way when it is told to stop

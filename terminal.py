@@ -26,6 +26,7 @@ from web.signatures import THIS_MACHINE, callback_url
 log = logging.getLogger("signalbox")
 
 SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+LONGEST_DURATION = 36_500 * 86_400  # a hundred years: what comes later has no date here
 LARGEST = 100_000_000  # bytes of a file that is read
 LONGEST = 200  # characters that are shown of a result
 #: For each status a terminal's colour.
@@ -84,8 +85,8 @@ class Duration(click.ParamType):
         if not match:
             self.fail(f"{value!r} is not a whole number and s, m, h or d, such as 30d")
         seconds = int(match[1]) * SECONDS[match[2]]
-        if seconds < self.least:
-            raise refusal(f"{param.opts[0]}: {value} is too short; at least {self.least}s")
+        if not self.least <= seconds <= LONGEST_DURATION:
+            raise refusal(f"{param.opts[0]}: {value} is not between {self.least}s and 36500d")
         return seconds
 
 
@@ -136,6 +137,26 @@ class Command(click.Command):
             raise refusal(f"{error}{near}", 2 if self.name == "wait" else 1) from error
 
 
+@contextlib.contextmanager
+def refusing(group=None):
+    """What goes wrong inside ends the command with one line, which no terminal takes amiss."""
+    try:
+        yield
+        return
+    except click.ClickException as error:
+        error.message = shown(error.message)
+        raise
+    except ValidationError as error:
+        message = "; ".join(lines_of(error.normalized_messages()))
+    except (Refused, Unusable, OSError) as error:
+        message = str(error)
+    except UnicodeError:
+        message = "what was typed is not text in UTF-8"
+    except storage.BROKEN as error:
+        message = f"the database cannot be used now: {storage.why(error)}"
+    raise refusal(message, 3 if group and group.invoked_subcommand == "wait" else 1)
+
+
 class Group(AppGroup):
     """Commands whose refusals are one line on standard error and exit code 1."""
     command_class = Command
@@ -145,20 +166,21 @@ class Group(AppGroup):
             ctx.color = False
         be_brief()
         escape_what_is_not_encodable()
-        try:
+        with refusing(ctx):
             return super().invoke(ctx)
-        except click.ClickException as error:
-            error.message = shown(error.message)
-            raise
-        except ValidationError as error:
-            message = "; ".join(lines_of(error.normalized_messages()))
-        except (Refused, Unusable, OSError) as error:
-            message = str(error)
-        except UnicodeError:
-            message = "what was typed is not text in UTF-8"
-        except storage.BROKEN as error:
-            message = f"the database cannot be used now: {storage.why(error)}"
-        raise refusal(message, 3 if ctx.invoked_subcommand == "wait" else 1)
+
+
+class Single(click.Command):
+    """A command in no group, whose refusals are as those of a group."""
+
+    def make_context(self, *args, **kwargs):
+        escape_what_is_not_encodable()
+        with refusing():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx):
+        with refusing():
+            return super().invoke(ctx)
 
 
 def print_json(value):
@@ -239,13 +261,17 @@ def tree(run, settings):
             lines.append(f"{indent}    {plain(task.message)}")
         lines += [plain(f"{indent}    {result['name']}: {short(result['value'])}")
                   for result in task.results]
-        if task.status == WAITING:
+        if task.status != WAITING:
+            continue
+        if task.resolvers:
+            lines.append(plain(f"{indent}    for {run.who_may_resolve(task.topic)}"))
+        if task.resolvers != [LINK]:
             url = callback_url(settings, {"workflowrun": run.id, "topic": task.topic})
             lines.append(f"{indent}    curl -d '{{}}' -H 'Content-Type: application/json'{token} "
                          + shlex.quote(url))
-            if settings["SECRET_KEY"] and task.topic.isprintable():
-                lines.append(f"{indent}    flask workflowrun link {run.id} --topic "
-                             + shlex.quote(task.topic))
+        if task.takes_links and settings["SECRET_KEY"] and task.topic.isprintable():
+            lines.append(f"{indent}    flask workflowrun link {run.id} --topic "
+                         + shlex.quote(task.topic))
     return "\n".join(lines)
 
 
@@ -255,7 +281,7 @@ def doubts(run, topic, settings):
     if all(task.outcome for task in tasks):
         ends = ", ".join(f"{task.name} {task.outcome}" for task in tasks)
         yield plain(f"this topic has been decided: {ends}; the link's page will say so")
-    elif not any(task.resolvers is None or LINK in task.resolvers for task in tasks):
+    elif not any(task.takes_links for task in tasks):
         yield plain(f"the link will end nothing: this topic is for {run.who_may_resolve(topic)}")
     if settings["PUBLIC_URL"].rstrip("/") == THIS_MACHINE:
         yield f"only this machine reaches {THIS_MACHINE}; set PUBLIC_URL to an address that all do"

@@ -2,7 +2,13 @@
 import gc
 import logging
 import os
+import signal
 import sys
+
+if "FLASK_RUN_FROM_CLI" in os.environ:  # so that a backup that is half made is put away
+    signal.signal(signal.SIGTERM, lambda *signal: sys.exit(143))
+if WAITS := "workflowrun wait" in " ".join(sys.argv):  # whose 1 says that a run has ended
+    signal.signal(signal.SIGINT, lambda *signal: sys.exit(130))  # the imports below take a while
 
 from app import address, create_app
 from cli import __version__
@@ -23,7 +29,7 @@ try:
     app = create_app()
 except Unusable as error:
     print(f"signalbox cannot start: {one_line(error)}", file=sys.stderr)
-    raise SystemExit(3 if "wait" in sys.argv[1:3] else 1)  # whose 1 says that a run has ended
+    raise SystemExit(3 if WAITS else 1)
 
 if "FLASK_RUN_FROM_CLI" not in os.environ:
     log, settings = logging.getLogger("signalbox"), app.config["SETTINGS"]

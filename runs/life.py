@@ -219,6 +219,11 @@ class TaskLife(Timed):
         return self.callback_status or (self.status if self.status in ENDED else None)
 
     @property
+    def takes_links(self):
+        """Whether whoever has a signed link may end it."""
+        return self.resolvers is None or LINK in self.resolvers
+
+    @property
     def has_results(self):
         return self.callback_results is not None and self.status in ANSWERS
 

@@ -45,7 +45,7 @@ class Sqlite(Schema, SqliteDatabase):
     """
 
     ready = False  # set by prepare(), before which nothing else may be asked
-    made = False  # whether prepare() made the file
+    is_new = False  # whether prepare() made the file
     replaced = False
     hurry_until = 0
 
@@ -201,7 +201,7 @@ class Sqlite(Schema, SqliteDatabase):
         missing = [folder for folder in file.parents if not folder.exists()]
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            self.made = make_private(file)
+            self.is_new = make_private(file)
             with self.snapshot():
                 is_foreign = self.application_id != APPLICATION_ID and self.get_tables()
             if is_foreign:
@@ -215,8 +215,8 @@ class Sqlite(Schema, SqliteDatabase):
             raise Unusable(f"{self.database}: {error.strerror}") from error
         finally:
             self.close()
-        for made in [file, *missing]:  # a new name must reach the disk as well
-            sync(made.parent)
+        for path in [file, *missing]:  # a new name must reach the disk as well
+            sync(path.parent)
         self.file, self.ready = identity(file), True
         atexit.register(lambda kept: kept() and kept().leave_what_replaced_it(), weakref.ref(self))
 
@@ -244,7 +244,7 @@ class Sqlite(Schema, SqliteDatabase):
     def discard(self):
         """Remove the file again, if prepare() made it: what was to be put into it failed."""
         self.close()
-        if self.made:
+        if self.is_new:
             Path(self.database).unlink(missing_ok=True)
 
     def backup(self, path):
@@ -275,10 +275,10 @@ def make_private(file):
     ends, and its owner could change it. (They are not opened here: to close a file again would
     drop the locks that this process has on it.)
     """
-    made = False
+    is_new = False
     with suppress(FileExistsError):
         os.close(os.open(file, NEW, 0o600))
-        made = True
+        is_new = True
     for path in (file, *(f"{file}{end}" for end in ("-wal", "-shm", "-journal"))):
         with suppress(FileNotFoundError):
             found = os.lstat(path)
@@ -288,7 +288,7 @@ def make_private(file):
                 raise Unusable(f"{path} belongs to another user; run this as its owner")
             if found.st_mode & 0o077:
                 os.chmod(path, found.st_mode & 0o700)
-    return made
+    return is_new
 
 
 def identity(path):

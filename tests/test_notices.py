@@ -1,4 +1,5 @@
 """Notices: what is told to whom, when, and what happens when it cannot be (contract 10)."""
+import base64
 import json
 import socket
 import threading
@@ -238,6 +239,39 @@ def test_an_http_address_gets_a_cloudevent(define, start, deliver, receiver, cli
     assert client.post(link, json={}).status_code == 200
 
 
+@pytest.mark.parametrize("name, path", [
+    ("is it/ready?", "is%20it%2Fready%3F"), ("freigabe ü", "freigabe%20%C3%BC"), ("a#b", "a%23b"),
+    ("100%", "100%25"), ("../x", "..%2Fx")])
+def test_a_tasks_name_is_one_part_of_an_events_subject(define, start, deliver, receiver, name,
+                                                       path):
+    define("release", wait_task(name), notify=[notify(receiver.url)])
+    run = start("release")
+    deliver()
+    assert receiver.events[0]["subject"] == f"/workflowrun/{run['id']}/task/{path}"
+
+
+@pytest.mark.parametrize("login, sent", [
+    ("ada:s3cret@", "ada:s3cret"), ("ada@", "ada:"), ("a%40b:c%3Ad@", "a@b:c:d"),
+    ("", None), (":s3cret@", None)])
+def test_an_addresss_login_is_sent_as_such(define, start, deliver, receiver, login, sent):
+    define("release", wait_task("a"), notify=[
+        notify(receiver.url.replace("//", f"//{login}", 1))])
+    start("release")
+    deliver()
+    wanted = sent and "Basic " + base64.b64encode(sent.encode()).decode()
+    assert receiver.got[0][0]["Authorization"] == wanted
+
+
+@pytest.mark.parametrize("name", [
+    "a\nBcc: eve@example.org", "a\r\nb", "a\x0bb", "a\u2028b", "a\x85b"])
+def test_a_letters_subject_is_one_line(define, start, clock, name):
+    define("release", wait_task(name), displayName=f"Release{name}")
+    run = WorkflowRun.find(start("release")["id"], clock())
+    notice = Notice(id="1", kind="task.waiting", task=name, created=clock())
+    letter = notices.write(notice, run, {"SECRET_KEY": [], "PUBLIC_URL": "http://x"}, clock())
+    assert len(letter.subject.splitlines()) == 1 and letter.subject.endswith(" waits")
+
+
 @pytest.mark.parametrize("keys, task, lasts", [
     ({}, {}, 7 * 24 * 60), ({}, {"timeout": 90}, 90), ({"timeout": 60}, {"timeout": 90}, 60),
     ({}, {"timeout": 90 * 24 * 60}, 7 * 24 * 60)])
@@ -324,7 +358,7 @@ def test_410_gives_up_at_once(define, start, deliver, receiver, told, caplog):
 
 
 @pytest.mark.parametrize("retry_after, wait", [("120", 120), ("0", 5), ("soon", 5), ("-3", 5),
-                                               ("9" * 30, 86_400)])
+                                               ("172800", 172_800), ("9" * 30, 30 * 86_400)])
 def test_retry_after_is_waited_for(define, start, deliver, receiver, clock, retry_after, wait):
     define("release", wait_task("approval"), notify=[notify(receiver.url)])
     start("release")

@@ -32,8 +32,7 @@ pytestmark = pytest.mark.server
 KILLS = int(os.environ.get("SOAK_KILLS", "3"))
 CLIENTS = 8
 ROUNDS = 5
-THREADS = 2 * int(re.search(r"(16)", "16",
-                            re.MULTILINE)[1])  # of a service's two workers
+THREADS = 2 * 16  # of a service's two workers
 BROWSER = {"Accept": "text/html", "User-Agent": "Mozilla/5.0"}
 APPROVAL = [wait_task("tests"), wait_task("approval", tests="always")]
 FLASK = [sys.executable, "-m", "flask"]
@@ -652,6 +651,37 @@ def test_a_newer_schema_is_refused(postgres, template, tmp_path, program):
     line = check_it_is_refused_in_a_line(machine.environ, program)
     assert "999" in line and "newer" in line
     assert machine.sql("SELECT version FROM signalbox_schema") == [(999,)]
+
+
+#: What makes of a database of version n + 1 one of version n.
+BACK = [["DROP INDEX workflow_run_workflow_ref_status_number"],
+        ["ALTER TABLE workflow_run DROP COLUMN correlate",
+         "ALTER TABLE task_run DROP COLUMN message, DROP COLUMN resolvers"],
+        ["DROP TABLE notice", "ALTER TABLE workflow_run DROP COLUMN notify"]]
+
+
+def layout(machine):
+    """The schema's version, its columns, indexes and constraints."""
+    return [machine.sql(text) for text in (
+        "SELECT version FROM signalbox_schema",
+        "SELECT table_name, column_name, data_type, character_maximum_length, is_nullable"
+        " FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, 2",
+        "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1",
+        "SELECT conrelid::regclass::text, pg_get_constraintdef(oid) FROM pg_constraint"
+        " WHERE connamespace = 'public'::regnamespace ORDER BY 1, 2")]
+
+
+@pytest.mark.parametrize("version", range(1, len(BACK) + 1))
+def test_an_older_schema_is_brought_up_to_date(postgres, template, tmp_path, version):
+    machine = Machine(tmp_path, postgres, postgres.new(f"TEMPLATE {template}"))
+    present = layout(machine)
+    for statements in reversed(BACK[version - 1:]):
+        for statement in statements:
+            machine.sql(statement)
+    machine.sql(f"UPDATE signalbox_schema SET version = {version}")
+    assert layout(machine) != present
+    assert machine.flask("workflow", "list").returncode == 0
+    assert layout(machine) == present
 
 
 def check_no_service_is_made(url, *words):

@@ -396,6 +396,7 @@ def browser(tmp_path):
 
 @pytest.mark.browser
 @pytest.mark.skipif(not os.path.exists(CHROMIUM), reason="no browser here (Debian: chromium)")
+@pytest.mark.both
 def test_a_release(recipe, tmp_path, mailbox, database_url, browser):
     secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
     (tmp_path / "other").mkdir()

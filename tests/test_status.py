@@ -116,7 +116,7 @@ def check_it_says_so(flask):
     assert facts(flask, exit_code=1)["database"] != "ok"
     result = flask("status")
     assert (result.exit_code, "Traceback" in result.output) == (1, False)
-    assert len(result.stdout.splitlines()) <= 3, result.stdout
+    assert len(result.stdout.splitlines()) <= 4, result.stdout
     return result.output
 
 

@@ -111,9 +111,32 @@ def test_the_commands_fit_the_settings(release, on_terminal, settings):
     assert words[0] == "flask" and "signature=" in terminal(*words[1:])
 
 
-def test_what_a_sender_writes_cannot_command_the_terminal(define, start, terminal):
+@pytest.mark.parametrize("resolvers, drawn", [
+    (["link"], ["for a signed link only", "flask workflowrun link"]),
+    (["ci"], ["for the token 'ci' only", "curl -d"]),
+    (["ci", "link"], ["for the token 'ci' or a signed link only", "curl -d",
+                      "flask workflowrun link"])])
+def test_only_commands_that_may_resolve_a_topic_are_drawn(
+        define, start, on_terminal, settings, resolvers, drawn):
+    run = start(define("release", {**wait_task("tests"), "resolvers": resolvers}))
+    terminal = settings(SECRET_KEY="key")
+    _, _, *lines = terminal("workflowrun", "show", run["id"]).splitlines()
+    assert len(lines) == len(drawn)
+    assert all(line.strip().startswith(words) for line, words in zip(lines, drawn))
+
+
+@pytest.mark.parametrize("topic", ["a\nb", "a\x1bb", "a\u202eb"])
+def test_no_command_is_drawn_that_a_terminal_could_change(
+        define, start, on_terminal, settings, topic):
+    run = start(define("release", wait_task("tests", topic)))
+    assert "workflowrun link" not in settings(SECRET_KEY="key")("workflowrun", "show", run["id"])
+
+
+def test_what_a_sender_writes_cannot_command_the_terminal(
+        define, start, callback, terminal):
     define("release", wait_task("a\x1b[2Jb", "c\x9bd\ne"))
     run = start("release", {"ref": "\x1b]0;x\x07\u202e"})
+    callback(run, "c\x9bd\ne", json={"said": "\x1b[2J\u202e"})
     for command in (["workflowrun", "show", run["id"]], ["workflowrun", "list"]):
         drawn = terminal(*command, color=True)
         assert all(char.isprintable() for char in click.unstyle(drawn).replace("\n", ""))

@@ -134,6 +134,41 @@ def test_ctrl_c_is_130(run, environ, number, exit_code):
     assert (process.returncode, out, said) == (exit_code, "", "")
 
 
+INTERRUPTED = """
+import os, signal, sys
+class Finder:
+    def find_spec(name, path=None, target=None):
+        if name == "peewee":  # the application is being imported
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder)
+"""
+
+
+@pytest.mark.server
+def test_ctrl_c_is_130_before_it_has_begun_too(run, environ, tmp_path):
+    database.close()
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTED)
+    out, said, code = ended(waiting({**environ, "PYTHONPATH": str(tmp_path)}, run))
+    assert (code, out, said) == (130, "", "")
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("options", [["--debug"], ["--app", "wsgi"]])
+def test_a_wrong_setting_is_3_with_options_of_flask_too(run, environ, options):
+    database.close()
+    process = subprocess.Popen(
+        [*FLASK, *options, "workflowrun", "wait", run["id"]], cwd=PROJECT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={"PATH": os.environ["PATH"], **environ, "THREADS": "no"})
+    out, said, code = ended(process)
+    assert (code, out, len(said.splitlines())) == (3, "", 1), said
+
+
+def ended(process):
+    """What the process wrote, and its exit code."""
+    return *process.communicate(timeout=30), process.returncode
+
+
 # In whatever encoding
 
 TERMINALS = {"Latin-1": {"PYTHONIOENCODING": "latin-1"}, "ASCII": {"PYTHONIOENCODING": "ascii"},

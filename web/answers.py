@@ -13,7 +13,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 
 from runs.refusals import (Ambiguous, BadLink, ConditionsNotMet, Conflict, Denied, Expired,
                            NotAllowed, NotFound, PayloadDiffers, Refused, TriggerDisabled)
-from runs.words import MARKS, in_utc, in_words, masked
+from runs.words import MARKS, SKIPPED, in_utc, in_words, masked
 from schemas import dump_run
 from storage import UNAVAILABLE, why
 from web import logs
@@ -169,8 +169,8 @@ def refused(error):
 
 
 def skipped(error):
-    note(logging.INFO, "skipped", 200, str(error), workflow=error.workflow_ref)
-    return {"status": "skipped", "workflowRef": error.workflow_ref, "statusMessage": str(error)}
+    note(logging.INFO, SKIPPED, 200, str(error), workflow=error.workflow_ref)
+    return {"status": SKIPPED, "workflowRef": error.workflow_ref, "statusMessage": str(error)}
 
 
 def unavailable(error):

@@ -80,9 +80,9 @@ def of_body(secret, header, headers, body):
 def standard(secret, header, headers, body):
     """Standard Webhooks 1.0; Svix, whose it was at first, calls the same headers svix-…"""
     kind = header.removesuffix("signature")
-    id, time = headers.get(f"{kind}id", ""), headers.get(f"{kind}timestamp", "")
+    identity, time = headers.get(f"{kind}id", ""), headers.get(f"{kind}timestamp", "")
     macs = [mac[3:] for mac in headers[header].split() if mac.startswith("v1,")]
-    if (key := standard_key(secret)) and fits(macs, key, body, f"{id}.{time}."):
+    if (key := standard_key(secret)) and fits(macs, key, body, f"{identity}.{time}."):
         return Signature(header, time=time, delivery_id=id)
 
 
