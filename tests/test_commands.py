@@ -1,12 +1,18 @@
 """What the commands print, store and exit with (contract 5)."""
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
 from threading import Timer
 
 import pytest
 
 from conftest import sql, statuses, wait_task
 from inside import close_database
+from server import PROJECT, wait_until
 
 COMMANDS = [["workflow", name] for name in ("apply", "list", "show", "delete")] + [
     ["workflowrun", name] for name in ("list", "show", "wait", "cancel", "expire", "purge")]
@@ -69,6 +75,54 @@ def test_wrong_usage_exits_with_2(flask, ended, listed, clock, command):
     result = flask(*command)
     assert result.exit_code == 2 and "Usage: " in result.stderr and result.stdout == ""
     assert listed() == [run["id"]]
+
+
+@pytest.mark.parametrize("command", [
+    ["workflowrun", "purge", "--older-than", "36501d"],
+    ["workflowrun", "expire", "--ahead", "9999999d"], ["workflowrun", "list", "--since", "876001h"],
+    ["workflowrun", "link", "{id}", "--topic", "a", "--expires", "99999999d"]],
+    ids=lambda command: command[-1])
+def test_a_duration_has_at_most_a_hundred_years(flask, ended, command):
+    run = ended()
+    result = flask(*(word.format(id=run["id"]) for word in command))
+    assert (result.exit_code, result.stdout) == (1, "") and result.stderr.count("\n") == 1
+    assert f"{command[-2]}: {command[-1]} is not between" in result.stderr
+
+
+@pytest.mark.parametrize("command", [
+    ["status"], ["deliver"], ["status", "--json"], ["workflow", "list"], ["workflowrun", "list"],
+    ["db", "backup", "x"]], ids=" ".join)
+def test_what_is_typed_in_vain_is_repeated_as_any_terminal_can_show_it(flask, command):
+    result = flask(*command, "\u202e\x07\x1b[31mx")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "\\u202e\\u0007\\u001b[31mx" in result.stderr
+    assert result.stderr.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("command", [["deliver", "--once"], ["status"], ["workflow", "list"]])
+def test_a_refusal_fits_every_terminals_encoding(tmp_path, command):
+    (tmp_path / "ü.db").write_text("no database " * 100)
+    done = subprocess.run([sys.executable, "-m", "flask", *command], cwd=PROJECT, text=True,
+                          capture_output=True, env={
+        "PATH": os.environ["PATH"], "PYTHONIOENCODING": "ascii",
+        "DATABASE_URL": f"sqlite:///{tmp_path}/ü.db"})
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "\\u00fc.db" in done.stdout + done.stderr
+
+
+def test_a_command_that_is_stopped_puts_away_what_it_began(tmp_path):
+    command = subprocess.Popen([sys.executable, "-m", "flask", "workflow", "check", "-"],
+                               cwd=PROJECT, stdin=subprocess.PIPE, env={
+        "PATH": os.environ["PATH"], "DATABASE_URL": f"sqlite:///{tmp_path}/x.db"})
+    wait_until(lambda: signal.SIGTERM.value in handled(command.pid), "the service is loaded")
+    command.terminate()
+    assert command.wait(10) == 143
+
+
+def handled(pid):
+    """The numbers of the signals that a process has handlers for (proc(5))."""
+    line = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())[1]
+    return {number for number in range(1, 65) if int(line, 16) >> (number - 1) & 1}
 
 
 @pytest.mark.parametrize("command, says", [

@@ -123,7 +123,9 @@ def test_a_person_sees_the_run_as_a_page_without_buttons(release, start, look, c
                   "✓ tests succeeded after 3 minutes", "Comment: all <green>",
                   "● approval waiting for 2 minutes", "Is it good?"):
         assert shown in text, text
-    assert "hidden" not in text and "all" not in page.names
+    assert "hidden" not in text and "all" not in page.names and COMMIT not in text
+    assert '<li class="depth0">' in answer.text and '<li class="depth1">' in answer.text
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in answer.text
     assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
     assert show(run) == before
 

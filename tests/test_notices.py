@@ -326,6 +326,37 @@ class TestSigned:
         assert receiver.got[0][0]["webhook-timestamp"] != receiver.got[1][0]["webhook-timestamp"]
 
 
+def test_only_a_task_that_waits_is_told_with_a_link(define, start, callback, deliver, receiver):
+    define("release", wait_task("a"), wait_task("b", a="success"), notify=[
+        notify(receiver.url, "task.waiting", "task.ended", "run.started", "run.ended")])
+    run = start("release")
+    callback(run, "a")
+    deliver()
+    with_link = {kind: "link" in event["data"]
+                 for kind, event in zip(receiver.kinds, receiver.events)}
+    assert with_link == {"run.started": False, "task.ended a": False, "task.waiting b": True}
+    subjects = {event["type"]: event["subject"] for event in receiver.events}
+    assert subjects["signalbox.run.started"] == f"/workflowrun/{run['id']}"
+
+
+def test_an_https_address_gets_nothing_in_plain(define, start, flask):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        define("release", wait_task("a"), notify=[
+            notify(f"https://127.0.0.1:{listener.getsockname()[1]}/hook")])
+        start("release")
+        first = []
+
+        def receive():
+            connection, _ = listener.accept()
+            with connection:
+                first.append(connection.recv(1))
+        thread = threading.Thread(target=receive)
+        thread.start()
+        assert flask("deliver", "--once").stdout == "sent 0, failed 1\n"
+        thread.join(5)
+    assert first == [b"\x16"]  # a TLS handshake (RFC 8446 5.1)
+
+
 # Failures
 
 @pytest.mark.both

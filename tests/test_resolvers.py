@@ -75,6 +75,9 @@ def test_the_name_stands_in_the_log_and_in_the_results(define, start, call, show
     call(None, run, "approval")
     assert results(show(run)) == {"data": {}, "by": "deploy"}
     assert results(show(run), 1) == {"data": {}}
+    define("later", wait_task("a"), wait_task("b", a="success"))
+    call("ci", start("later"), "b")
+    assert "callback kept task='b' status=succeeded by='ci'" in caplog.text
     assert "-token" not in caplog.text
 
 
@@ -131,6 +134,9 @@ def test_the_page_has_no_buttons_for_who_may_not(define, start, call, link, clie
     assert "<button" not in answer.text and "<form" not in answer.text
     assert "the token &#39;deploy&#39;" in answer.text
     assert "<button" not in client.get(link(run, "approval")).text
+    refused = client.post(link(run, "approval"), data={"status": "succeeded"})
+    assert refused.status_code == 403 and "This answer was not taken" in refused.text
+    assert "the token &#39;deploy&#39; only" in refused.text
     assert "<button" in call("deploy", run, "approval", method="GET", headers=PAGE).text
 
 

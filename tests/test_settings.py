@@ -117,6 +117,7 @@ WRONG = pytest.mark.parametrize("name, value", [
         "oracle://db/signalbox", "signalbox.db", "/var/lib/signalbox.db", "sqlite://",
         "sqlite:///:memory:", "sqlite://[::1/x", "sqlite:///signalbox.db?colour=red")],
     ("ACCESS_TOKENS", " , "), ("ACCESS_TOKENS", ","), ("PORT", "http"), ("PORT", "-1"),
+    ("PORT", "65536"),
     *[(name, value) for name in ("WEB_CONCURRENCY", "THREADS") for value in ("0", "two", "1.5")],
 ])
 
