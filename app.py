@@ -76,11 +76,13 @@ def webhook():
 
 def start(name, delivery):
     """The WorkflowRun that the delivery starts, or has started before."""
-    caller = current_request().caller
+    asked = current_request()
+    caller = asked.caller
     if name is not None:
         workflow, routed = caller.workflow or Workflow.named(name), False
     else:
         workflow, routed = upkeep.route(delivery, caller.may_start, reading.identified)
+        asked.routed_to = workflow.name
     delivery = reading.identified(delivery, workflow)
     return answers.run(WorkflowRun.start(workflow, delivery, routed, doors.now(), caller.by))
 
@@ -115,7 +117,7 @@ def resolve(query, **given):
     given["by"] = caller.by
     results = [{"name": name, "value": value} for name, value in given.items() if value is not None]
     WorkflowRun.resolve(**query, results=results, may_resolve=caller.may_resolve,
-                        now=doors.now())
+                        now=doors.now(), by=caller.token_name)
 
 
 def callback_page(query):

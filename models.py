@@ -103,16 +103,17 @@ class WorkflowRun(RunLife, Table):
                 raise OperationalError("the workflow's secret changed while a request came in")
 
     @classmethod
-    def resolve(cls, workflowrun, topic, status, results, may_resolve, now):
+    def resolve(cls, workflowrun, topic, status, results, may_resolve, now, by=None):
         """End every task of the run that waits on the topic; those not started yet remember it.
-        `may_resolve` says which of them the caller may end, a function of a task.
+        `may_resolve` says which of them the caller may end, a function of a task; `by` is the token
+        that asks, for the log.
 
         Raises NotFound for an unknown run or topic, Conflict when every task has ended otherwise,
         NotAllowed.
         """
         text, kept = json.dumps(results), None
-        said = "".join(f" {result['name']}={masked(result['value'])!r}" for result in results
-                       if result["name"] != "data")
+        said = "".join(f" comment={masked(result['value'])!r}" for result in results
+                       if result["name"] == "comment") + (f" by={by!r}" if by else "")
         with cls.changing(workflowrun, now) as run:
             for task in run.tasks:
                 if task.topic == topic and task.outcome is None and may_resolve(task):

@@ -18,7 +18,8 @@ HEADER = "header."  # what the path of a request's header begins with
 #: Names of headers that carry a proof: no condition sees them.
 PROOF = re.compile(
     "token|secret|signature|passw|passphrase|credential|authoriz|authent|cookie|session|hmac|jwt|"
-    "(api|access|auth|private|shared|function)s?[-_]?key|bearer|assertion|"
+    "(api|access|auth|private|shared|function|subscription)s?[-_]?key|bearer|assertion|"
+    "referer|"  # a URL, which may hold one
     "(^|[-_])(auth|sig|otp|client-cert)([-_]|$)")
 #: What becomes a blank where it is filled in: control characters, also those that reorder a line.
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")

@@ -198,8 +198,8 @@ class Task(Definition):
         kind, topic, mistakes = task.get("type", EVENT_WAIT), task.get("topic"), {}
         if kind not in (EVENT_WAIT, "start", "end"):
             mistakes["type"] = [f"{called} is of type {kind!r}; only eventwait tasks run here"]
-        if kind == EVENT_WAIT and not (isinstance(topic, str) and 1 <= len(topic) <= 255
-                                       and "\0" not in topic):
+        if kind == EVENT_WAIT and not (isinstance(topic, str) and topic.strip()
+                                       and len(topic) <= 255 and "\0" not in topic):
             mistakes["params"] = [f"{called} needs a parameter named topic, a text of 1 to 255 "
                                   "characters"]
         if mistakes:
@@ -306,11 +306,18 @@ class WorkflowDefinition(Definition):
             definition["delivery_id"] = definition["delivery_id"].removeprefix("$.")
         if definition.get("status") != INACTIVE:
             definition.pop("status", None)
+        edges = {task["name"]: task["dependencies"] for task in definition["tasks"]
+                 if task["type"] != EVENT_WAIT}
         waits = [task for task in definition["tasks"] if task.pop("type") == EVENT_WAIT]
-        names = {task["name"] for task in waits}
+
+        def on_waits(dependencies):
+            """Those on tasks that wait, and in place of an edge those that lead there."""
+            for needed in dependencies:
+                edge = edges.get(needed["task_ref"])
+                yield from [needed] if edge is None else on_waits(edge)
         for task in waits:
-            task["dependencies"] = [dependency for dependency in task["dependencies"]
-                                    if dependency["task_ref"] in names]
+            task["dependencies"] = list({needed["task_ref"]: needed for needed in on_waits(
+                task["dependencies"])}.values())
         for timed in [definition, *waits]:
             if timed.get("timeout") == 0:
                 del timed["timeout"]

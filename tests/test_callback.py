@@ -184,6 +184,8 @@ def test_an_early_callback_does_not_keep_its_task_from_being_skipped(chain, call
     callback(chain, "tests", json={"n": 1}), callback(chain, "build", "failed")
     assert statuses(show(chain)) == {
         "build": "failed", "tests": "skipped", "approval": "skipped"}
+    assert callback(chain, "tests", json={"n": 2}).status_code == 200  # a repeat, as it was kept
+    assert callback(chain, "tests", "failed", json={}).status_code == 409
 
 
 def test_one_callback_ends_the_waiting_and_is_remembered_by_the_others(

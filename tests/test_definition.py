@@ -70,6 +70,10 @@ def test_the_version_is_raised_only_by_a_change(apply, start):
         apply(release(wait_task("tests"), timeout=timeout))
         versions.append(start("release")["workflowVersion"])
     assert versions == [1, 1, 2, 2, 3]
+    for value in (1, 1.0, True, "1"):  # compared as JSON
+        apply(release(wait_task("tests"), params=[{"name": "x", "defaultValue": value}]))
+        versions.append(start("release")["workflowVersion"])
+    assert versions[5:] == [4, 4, 5, 6]
 
 
 @pytest.mark.both

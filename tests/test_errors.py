@@ -435,6 +435,13 @@ REASONS = {  # what was sent, what its one line has
                 ["INFO skipped status=200", "data.ref", "workflow=picky"]),
     "a ping": ("webhook", {"headers": {"X-GitHub-Event": "ping"}},
                ["INFO skipped status=200", "a ping starts nothing", "workflow=release"]),
+    "a subject's workflow": ("event", {
+        "query_string": {}, "content_type": "application/cloudevents+json", "data": json.dumps({
+            "specversion": "1.0", "id": "1", "source": "/", "type": "t", "subject": "/off/1"})},
+        ["refused status=403", "workflow=off"]),
+    "a found workflow": ("webhook", {
+        "query_string": {}, "data": b'{"ref": "main"}', "headers": {"Idempotency-Key": "first"}},
+        ["refused status=422", "workflow=picky"]),
     "off": ("webhook", {"query_string": {"workflow": "off"}}, ["refused status=403", "off"]),
     "a token in a value": ("webhook", {"query_string": {"workflow": "x;access_token=S3cret"}},
                            ["refused status=404", "workflow=…"]),
@@ -446,9 +453,11 @@ REASONS = {  # what was sent, what its one line has
 @pytest.mark.parametrize("endpoint, options, shown", REASONS.values(), ids=REASONS)
 def test_a_refused_or_skipped_request_leaves_one_line_that_says_why(
         client, define, log, run, endpoint, options, shown):
-    define("off", triggers={"webhook": {"enabled": False}})
+    define("off", triggers={"webhook": {"enabled": False}, "event": {"enabled": False}})
     define("picky", triggers={"webhook": {"conditions": [
         {"field": "data.ref", "operation": "equals", "value": "main"}]}})
+    client.post("/api/v2/webhook", json={"ref": "main", "other": 1},
+                headers={"Idempotency-Key": "first"})
     before = len(log())
     client.post(f"/api/v2/{endpoint}", **{"data": b"{}", "content_type": JSON,
                                           "query_string": {"workflow": "release"}, **options})

@@ -176,6 +176,8 @@ def test_a_key_that_cannot_be_printed_breaks_no_line(check):
 
 @pytest.mark.parametrize("keys, line", [
     ({"timout": 2}, "timout: is not known; did you mean timeout?"),
+    ({"timoeut": 2}, "timoeut: is not known; did you mean timeout?"),
+    ({"trigegrs": {}}, "trigegrs: is not known; did you mean triggers?"),
     ({"task": []}, "task: is not known; did you mean tasks?"),
     ({"secretenv": "X"}, "secretenv: is not known; did you mean secretEnv?"),
     ({"display_name": "X"}, "display_name: is not known; did you mean displayName?"),
@@ -225,6 +227,24 @@ def test_only_the_status_inactive_means_something(define, client, flask, status,
     assert shown == ("inactive" if codes == [403, 403] else None)
 
 
+def test_what_is_inactive_is_found_by_no_condition(define, client):
+    for name, status in ("off", "inactive"), ("on", "active"):
+        define(name, status=status, triggers=when("webhook", "data.x")["triggers"])
+    answer = client.post("/api/v2/webhook", json={"x": "x"})
+    assert (answer.status_code, answer.json["workflowRef"]) == (200, "on")
+
+
+def test_an_end_in_the_middle_passes_on_what_leads_to_it(define, start, callback, show):
+    end = {"name": "end", "type": "end", "params": [],
+           "dependencies": [{"taskRef": "a", "executionCondition": "always"}, {"taskRef": "b"}]}
+    run = start(define("w", wait_task("a"), wait_task("b"), end, wait_task("c", end="success")))
+    assert statuses(run) == {"a": "waiting", "b": "waiting", "c": "notstarted"}
+    callback(run, "a", "failed")
+    assert statuses(show(run))["c"] == "notstarted"
+    callback(run, "b")
+    assert statuses(show(run)) == {"a": "failed", "b": "succeeded", "c": "waiting"}
+
+
 def test_default_is_another_spelling_of_default_value(define, start, flask):
     run = start(define("w", params=[{"name": "a", "default": 0}, {"name": "b", "default": None}]))
     assert run["params"][1:] == [{"name": "a", "value": 0}]
@@ -269,7 +289,7 @@ def test_a_path_into_a_declared_parameter_holds_for_the_webhook_trigger(define, 
     "linear-signature", "sentry-hook-signature", "x-shopify-hmac-sha256", "webhook-signature",
     "svix-signature", "x-slack-signature", "stripe-signature", "x-gitlab-token",
     "x-buildkite-token", "x-api-key", "X-ApiKey", "x-auth-key", "x-my-secret", "x-password",
-    "x-jwt-assertion", "x-proof"])
+    "x-jwt-assertion", "x-proof", "referer", "ocp-apim-subscription-key"])
 @pytest.mark.parametrize("place", ["webhook", "event", "correlate"])
 def test_a_header_with_a_proof_is_refused_by_its_name(check, header, place):
     path = f"header.{header}"

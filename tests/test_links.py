@@ -225,7 +225,7 @@ def test_a_post_to_a_link_resolves_it_and_keeps_the_name(
     given = {"data": {"checked": True}} if send is send_json else {"comment": "fine"}
     assert results(show(waiting)) == {**given, "by": "Ada Lovelace"}
     line, = [line for line in caplog.messages if line.startswith(f"task {end}")]
-    assert "by='Ada Lovelace'" in line and f"run={waiting['id']}" in line
+    assert "Ada" not in caplog.text and f"run={waiting['id']}" in line
     assert ("comment='fine'" in line) == (send is send_form)
     assert query(url)["signature"] not in caplog.text
 

@@ -458,7 +458,8 @@ FOREIGN = [{"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"},
            {"Origin": "moz-extension://localhost"}, {"Origin": "//localhost"}]
 OWN = [{}, {"Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"},
        {"Origin": "http://localhost"},
-       {"Sec-Fetch-Site": "same-origin", "Origin": "http://localhost"}]
+       {"Sec-Fetch-Site": "same-origin", "Origin": "http://localhost"},
+       {"Sec-Fetch-Site": "same-origin", "Origin": "http://behind.a.proxy"}]
 
 
 @pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])

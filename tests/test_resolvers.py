@@ -92,6 +92,7 @@ def test_only_its_resolvers_end_a_task(define, start, call, show, method):
         assert "the token 'deploy' or a signed link only" in answer.json["detail"]
     assert statuses(show(run)) == {"approval": "waiting"}
     assert call("deploy", run, "approval", method=method).status_code == 200
+    assert results(show(run))["by"] == "deploy"
     assert call("ci", run, "approval", method=method).status_code == 403  # a repeat
     assert statuses(show(run)) == {"approval": "succeeded"}
 

@@ -643,6 +643,9 @@ def test_a_compressed_body_is_415_everywhere(client, path, encoding):
     answer = client.post(path, data=b"{}", content_type=JSON,
                          headers={"Content-Encoding": encoding})
     assert answer.status_code == 415 and encoding in answer.json["detail"]
+    answer = client.post(path, data=b"a=1", content_type=FORM,
+                         headers={"Content-Encoding": encoding})
+    assert answer.status_code == 415 and encoding in answer.text
 
 
 @pytest.mark.parametrize("encoding", ["identity", "Identity", ""])
@@ -665,8 +668,9 @@ def test_what_another_sites_page_sent_is_403_unless_declared_as_json(
     assert send(sender._replace(body=b"{}", content_type=JSON)).status_code == 200
 
 
-@pytest.mark.parametrize("headers", [{"Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"},
-                                     {"Origin": "http://localhost"}], ids=str)
+@pytest.mark.parametrize("headers", [
+    {"Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"}, {"Origin": "http://localhost"},
+    {"Sec-Fetch-Site": "same-origin", "Origin": "http://behind.a.proxy"}], ids=str)
 def test_what_a_page_of_our_own_sent_is_taken(made_for, send, headers):
     made_for(OPEN)
     sender = OPEN._replace(body=b"a=1", content_type=FORM, headers=headers)

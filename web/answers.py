@@ -44,10 +44,11 @@ def run(found):
     return Response(COMPACT.encode(dump_run(found)) + "\n", content_type=JSON)
 
 
-def note(level, word, status, reason, exc_info=None, **known):
+def note(level, word, status, reason, exc_info=None):
     """The one log line that says why a request was refused or skipped (contract 4.7)."""
-    given = current_request().parameters
-    known |= {name: values[0] for name, values in given.items() if name in SHOWN}
+    asked = current_request()
+    known = {"workflow": asked.routed_to} if asked.routed_to else {}
+    known |= {name: values[0] for name, values in asked.parameters.items() if name in SHOWN}
     said = "".join(f" {SHOWN[name]}={logs.plain(known[name], 100)}" for name in known)
     log.log(level, "%s status=%d reason=%r%s", word, status, masked(reason), said,
             exc_info=exc_info)
@@ -169,7 +170,7 @@ def refused(error):
 
 
 def skipped(error):
-    note(logging.INFO, SKIPPED, 200, str(error), workflow=error.workflow_ref)
+    note(logging.INFO, SKIPPED, 200, str(error))
     return {"status": SKIPPED, "workflowRef": error.workflow_ref, "statusMessage": str(error)}
 
 

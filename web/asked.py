@@ -8,6 +8,7 @@ class Asked(Request):
     parameters = {}  # of its query: the values of each, by its name
     caller = None  # web/doors.py's Caller
     is_known = False  # whether it may be told what it got wrong
+    routed_to = None  # the name of the workflow that its conditions or its event found
     has_read_body = False
     has_turn = False  # whether its large body is the one that is worked on
 

@@ -2,6 +2,7 @@
 import contextlib
 import hashlib
 import json
+import re
 import threading
 from functools import lru_cache
 from urllib.parse import parse_qs
@@ -88,7 +89,8 @@ def is_binary_event():
 @lru_cache  # senders spell it in a few ways only; parsing took 3 % of a request
 def parsed_content_type(text):
     found, options = parse_options_header(text)
-    unread = "" if "charset" in (text or "").lower() else "utf-8"  # Werkzeug drops a malformed one
+    # Werkzeug drops a malformed one.
+    unread = "" if re.search(r";\s*charset", text or "", re.I) else "utf-8"
     return found.lower(), options.get("charset", unread).lower()
 
 

@@ -83,7 +83,7 @@ def standard(secret, header, headers, body):
     identity, time = headers.get(f"{kind}id", ""), headers.get(f"{kind}timestamp", "")
     macs = [mac[3:] for mac in headers[header].split() if mac.startswith("v1,")]
     if (key := standard_key(secret)) and fits(macs, key, body, f"{identity}.{time}."):
-        return Signature(header, time=time, delivery_id=id)
+        return Signature(header, time=time, delivery_id=identity)
 
 
 def standard_key(secret):
