@@ -21,6 +21,7 @@ from storage import database
 
 log = logging.getLogger("signalbox")
 
+ROUTE_SECONDS = 1  # how long conditions may take to find the workflow of a request
 BATCH = 50  # how many runs one look of list or expire, or one transaction of purge, takes on
 HOUR, EVER = 3_600_000, 2**62
 AGES = {"under an hour": (-EVER, HOUR), "under a day": (HOUR, 24 * HOUR),
@@ -161,8 +162,13 @@ def route(delivery, may_start, identified):
         if is_enabled(workflow.content, delivery.trigger)
         and conditions_of(workflow.content, delivery.trigger)]
     allowed = [workflow for workflow in candidates if may_start(workflow)]
-    willing = [workflow for workflow in allowed
-               if known or not unmet(workflow.content, delivery)]
+    willing, began = [], time.monotonic()
+    for workflow in allowed:
+        if known or not unmet(workflow.content, delivery):
+            willing.append(workflow)
+        if time.monotonic() - began > ROUTE_SECONDS:
+            raise NotFound("the workflows' patterns take too long for this; name one of them with "
+                           "?workflow=NAME, or write simpler patterns")
     if len(willing) == 1:
         return willing[0], not named
     if willing:

@@ -427,9 +427,18 @@ def test_declared_parameters_named_data_and_event_yield_to_what_arrived(define, 
     answer = send({"data": data}, "release")
     assert params(answer.json) == {"event": {**EVENT, "data": data}, "data": data}
     assert stored() == [answer.json]
+    without = {name: value for name, value in EVENT.items() if name != "data"}
+    assert params(send({"id": "2"}, "release").json) == {"event": {**without, "id": "2"}, "data": 1}
 
 
 # Repeats
+
+def test_an_event_is_known_by_its_source_and_id_whatever_the_definition_names(define, send, stored):
+    define("release", wait_task("tests"), deliveryId="data.n")
+    first, other = (send({"id": number, "data": {"n": 1}}, "release").json for number in "12")
+    assert first["id"] != other["id"]
+    assert send({"id": "1", "data": {"n": 2}}, "release").json == first
+
 
 @pytest.mark.both
 def test_the_same_source_and_id_answer_with_the_first_run(define, send, send_binary, stored):

@@ -54,6 +54,14 @@ def test_a_get_that_only_names_a_run_shows_it_and_changes_nothing(release, start
     assert statuses(show(run)) == {"tests": "waiting", "approval": "notstarted"}
 
 
+@pytest.mark.parametrize("headers, status", [
+    ({"Sec-Purpose": "prefetch"}, 503), ({"Purpose": "prefetch"}, 503),
+    ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "image"}, 403),
+    ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "document"}, 200)], ids=str)
+def test_who_may_not_resolve_by_a_get_may_not_look_either(release, start, look, headers, status):
+    assert look(headers, workflowrun=start(release)["id"]).status_code == status
+
+
 @pytest.mark.parametrize("more", [{"topc": "tests"}, {"Topic": "tests"}, {"status": "failed"},
                                   {"x": "1"}, {"by": "Ada"}])
 def test_any_further_parameter_makes_a_missing_topic_a_mistake(release, start, look, show, more):

@@ -39,6 +39,15 @@ def test_a_pattern_that_would_take_for_ever_is_answered_at_once(define, client, 
     assert answer.status_code == 200
 
 
+def test_many_slow_patterns_are_answered_soon_too(define, client):
+    for number in range(30):
+        define(f"slow{number}", triggers=matching("(a|aa)+$"))
+    began = time.process_time()
+    answer = client.post("/api/v2/webhook", json={"ref": "a" * 60 + "b"})
+    assert time.process_time() - began < 1.5
+    assert answer.status_code == 404 and "take too long" in answer.json["detail"]
+
+
 @pytest.mark.alone
 def test_others_go_on_while_a_pattern_is_tried(define, app):
     """A thread that holds the interpreter lets nobody else in before it is done."""

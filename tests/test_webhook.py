@@ -409,6 +409,17 @@ def test_a_repeat_is_recognised_before_trigger_and_conditions(
     assert stored() == [run]
 
 
+@pytest.mark.parametrize("name", ["release", None], ids=["named", "not named"])
+def test_a_repeat_is_recognised_when_its_topic_can_be_filled_no_more(define, post, stored, name):
+    define("release", wait_task("tests"), triggers=when("data.ref", "equals", "main"))
+    run = post({"ref": "main"}, name, {"Idempotency-Key": "k"}).json
+    define("release", wait_task("tests", "$(params.data.text)"),
+           triggers=when("data.ref", "equals", "main"))
+    assert post({"ref": "main", "text": ""}, name, {"Idempotency-Key": "new"}).status_code == 400
+    answer = post({"ref": "main"}, name, {"Idempotency-Key": "k"})
+    assert (answer.status_code, answer.json) == (200, run)
+
+
 # The WorkflowRun
 
 @pytest.mark.both

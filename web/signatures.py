@@ -52,15 +52,15 @@ def secrets_in(text):
     return [word for word in words if word and re.sub("^whsec_=*$", "", word)]
 
 
-def verify_signature(secrets, headers, body, now, signature_header=None):
-    """The Signature by which a sender has signed the raw body with one of the secrets.
+def verify_signature(known, headers, body, now, signature_header=None):
+    """The Signature by which a sender has signed the raw body with one of the known secrets.
 
     `now` is in milliseconds; `signature_header` is the one that the definition names. Raises
     Denied.
     """
     verifiers, unfit = {signature_header: of_body, **VERIFIERS}, []
     for header in [header for header in verifiers if header and header in headers]:
-        found = [verifiers[header](secret, header, headers, body) for secret in secrets]
+        found = [verifiers[header](secret, header, headers, body) for secret in known]
         for signature in filter(None, found):
             if signature.time is None or is_fresh(signature.time, now / 1000):
                 return signature
