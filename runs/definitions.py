@@ -3,8 +3,8 @@ import graphlib
 from collections import Counter
 
 import regex
-from marshmallow import (EXCLUDE, Schema, ValidationError, fields, post_dump, post_load, pre_load,
-                         validate, validates_schema)
+from marshmallow import (EXCLUDE, Schema, ValidationError, fields, post_load, pre_load, validate,
+                         validates_schema)
 
 from runs.conditions import full_path
 from runs.patterns import check_pattern
@@ -13,7 +13,6 @@ from runs.words import (CONDITIONS, EVENT, EVENT_WAIT, IN, INACTIVE, MATCHES, NO
                         RUN_ENDED, SUCCESS, TASK_WAITING, TRIGGERS, WEBHOOK, fits)
 
 TEN_YEARS = 5_256_000  # minutes
-SCHEMA_KEY = "$schema"  # for editors
 
 
 class Definition(Schema):
@@ -53,8 +52,8 @@ class Definition(Schema):
 
 
 def own_keys(part):
-    """The keys of the part that have a value; none of what is no object."""
-    return [key for key, value in part.items() if value is not None and key != SCHEMA_KEY
+    """The keys of the part that have a value, but for what editors read; none of no object."""
+    return [key for key, value in part.items() if value is not None and key != "$schema"
             ] if isinstance(part, dict) else []
 
 
@@ -167,12 +166,17 @@ class Dependency(Definition):
                                         validate=validate.OneOf([*CONDITIONS]))
 
 
-class Topic(fields.Field):
+class TaskParam(Definition):
+    name = fields.Raw()
+    value = fields.Raw()
+
+
+class Topic(fields.List):
     """The value of a task's parameter named topic, if there is one; the task checks it."""
 
     def _deserialize(self, value, attr, data, **kwargs):
-        return next((param.get("value") for param in (value if isinstance(value, list) else [])
-                     if isinstance(param, dict) and param.get("name") == "topic"), None)
+        params = super()._deserialize(value, attr, data, **kwargs)
+        return next((param.get("value") for param in params if param.get("name") == "topic"), None)
 
     def _serialize(self, value, attr, obj, **kwargs):
         return [{"name": "topic", "value": value}]
@@ -183,8 +187,8 @@ class Task(Definition):
     other_layouts = dict.fromkeys(["taskId", "properties"], "an older release")
 
     name = text(required=True)
-    type = fields.String(required=True, load_only=True)
-    topic = Topic(data_key="params")
+    type = fields.String(required=True, dump_default=EVENT_WAIT)
+    topic = Topic(fields.Nested(TaskParam), data_key="params")
     timeout = minutes()
     message = fields.String(validate=[validate.Length(max=2000), has_no_nul])
     resolvers = fields.List(matching("[!-+\\--9;-~]{1,255}", "must be a token's name, or link"),
@@ -204,10 +208,6 @@ class Task(Definition):
                                   "characters"]
         if mistakes:
             raise ValidationError(mistakes)
-
-    @post_dump
-    def put_type_second(self, task, **kwargs):
-        return {"name": task.pop("name"), "type": EVENT_WAIT, **task}
 
 
 class Notify(Definition):

@@ -178,6 +178,8 @@ def test_a_key_that_cannot_be_printed_breaks_no_line(check):
     ({"timout": 2}, "timout: is not known; did you mean timeout?"),
     ({"timoeut": 2}, "timoeut: is not known; did you mean timeout?"),
     ({"trigegrs": {}}, "trigegrs: is not known; did you mean triggers?"),
+    ({"tasks": [{**wait_task("t"), "params": [{"name": "topic", "value": "t", "valu": "x"}]}]},
+     "tasks.0.params.0.valu: is not known; did you mean value?"),
     ({"task": []}, "task: is not known; did you mean tasks?"),
     ({"secretenv": "X"}, "secretenv: is not known; did you mean secretEnv?"),
     ({"display_name": "X"}, "display_name: is not known; did you mean displayName?"),
