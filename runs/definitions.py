@@ -202,10 +202,10 @@ class Task(Definition):
         kind, topic, mistakes = task.get("type", EVENT_WAIT), task.get("topic"), {}
         if kind not in (EVENT_WAIT, "start", "end"):
             mistakes["type"] = [f"{called} is of type {kind!r}; only eventwait tasks run here"]
-        if kind == EVENT_WAIT and not (isinstance(topic, str) and topic.strip()
-                                       and len(topic) <= 255 and "\0" not in topic):
-            mistakes["params"] = [f"{called} needs a parameter named topic, a text of 1 to 255 "
-                                  "characters"]
+        if kind == EVENT_WAIT and not (  # a list has mistakes of its own
+                isinstance(topic, list) or isinstance(topic, str) and topic.strip()
+                and len(topic) <= 255 and "\0" not in topic):
+            mistakes["params"] = [f"{called} needs a parameter named topic, of 1 to 255 characters"]
         if mistakes:
             raise ValidationError(mistakes)
 

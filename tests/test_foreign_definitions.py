@@ -84,8 +84,8 @@ LOAD = {
 REFUSED = {
     "D-emptyrow": ["triggers.event.conditions.0.field: must have 1 to 255 characters",
                    "triggers.event.conditions.0.operation: is required"],
-    "K3-emptytopic": ["tasks.1.params: task 'Wait For Event' needs a parameter named topic, a text "
-                      "of 1 to 255 characters"],
+    "K3-emptytopic": ["tasks.1.params: task 'Wait For Event' needs a parameter named topic, of 1 "
+                      "to 255 characters"],
     "P-compose": [f"{key}: is of the layout of the editor, which would load without its tasks; "
                   "write name, triggers and tasks as docs/definitions.md has them"
                   for key in ("nodes", "edges")],
@@ -381,10 +381,10 @@ def test_a_new_key_that_cannot_work_is_refused(check, keys, field):
 @pytest.mark.parametrize("task, lines", [
     ({"type": "eventwait"}, [
         "tasks.0.name: is required",
-        "tasks.0.params: this task needs a parameter named topic, a text of 1 to 255 characters"]),
+        "tasks.0.params: this task needs a parameter named topic, of 1 to 255 characters"]),
     ({"name": "t"}, [
         "tasks.0.type: is required",
-        "tasks.0.params: task 't' needs a parameter named topic, a text of 1 to 255 characters"]),
+        "tasks.0.params: task 't' needs a parameter named topic, of 1 to 255 characters"]),
     ({"name": "t", "type": "script"}, [
         "tasks.0.type: task 't' is of type 'script'; only eventwait tasks run here"]),
 ], ids=["no name", "no type", "another type"])
