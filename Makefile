@@ -23,7 +23,7 @@ run: .venv/run
 
 test: .venv/dev
 	$(BIN)/python -m pytest -m "not alone" -n 4 --dist loadfile --no-loadscope-reorder
-	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest -m alone $$(grep -l mark.alone tests/test_*.py)
 
 lint: .venv/dev
 	$(BIN)/flake8

@@ -18,6 +18,7 @@ from server import as_installed
 
 MINUTE = 60_000
 MEMORY = "/dev/shm"
+LONGEST = ("test_recipes", "test_postgres", "test_durability", "test_server")  # a minute each
 
 
 class Clock:
@@ -52,8 +53,9 @@ def pytest_generate_tests(metafunc):
 
 
 def pytest_collection_modifyitems(items):
-    """The long tests first, so that no core waits for the other at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("server") is None)
+    """The long tests first, and of those the longest: no core waits for another at the end."""
+    items.sort(key=lambda item: (item.get_closest_marker("server") is None,
+                                 item.path.stem not in LONGEST))
 
 
 def session(url):
