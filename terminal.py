@@ -281,7 +281,7 @@ def doubts(run, topic, settings):
     if all(task.outcome for task in tasks):
         ends = ", ".join(f"{task.name} {task.outcome}" for task in tasks)
         yield plain(f"this topic has been decided: {ends}; the link's page will say so")
-    elif not any(task.takes_links for task in tasks):
+    elif not any(task.takes_links for task in tasks if not task.outcome):
         yield plain(f"the link will end nothing: this topic is for {run.who_may_resolve(topic)}")
     if settings["PUBLIC_URL"].rstrip("/") == THIS_MACHINE:
         yield f"only this machine reaches {THIS_MACHINE}; set PUBLIC_URL to an address that all do"

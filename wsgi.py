@@ -5,9 +5,9 @@ import os
 import signal
 import sys
 
-if "FLASK_RUN_FROM_CLI" in os.environ:  # so that a backup that is half made is put away
-    signal.signal(signal.SIGTERM, lambda *signal: sys.exit(143))
-if WAITS := "workflowrun wait" in " ".join(sys.argv):  # whose 1 says that a run has ended
+if "FLASK_RUN_FROM_CLI" in os.environ and "run" not in sys.argv:
+    signal.signal(signal.SIGTERM, lambda *signal: sys.exit(143))  # a half-made backup is put away
+if WAITS := ("workflowrun", "wait") in zip(sys.argv, sys.argv[1:]):  # 1: the run has ended
     signal.signal(signal.SIGINT, lambda *signal: sys.exit(130))  # the imports below take a while
 
 from app import address, create_app

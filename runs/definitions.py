@@ -2,12 +2,12 @@
 import graphlib
 from collections import Counter
 
-import regex
 from marshmallow import (EXCLUDE, Schema, ValidationError, fields, post_load, pre_load, validate,
                          validates_schema)
 
 from runs.conditions import full_path
 from runs.patterns import check_pattern
+from runs.refusals import nearest
 from runs.strictjson import parse_file
 from runs.words import (CONDITIONS, EVENT, EVENT_WAIT, IN, INACTIVE, MATCHES, NOTICES, OPERATIONS,
                         RUN_ENDED, SUCCESS, TASK_WAITING, TRIGGERS, WEBHOOK, fits)
@@ -55,13 +55,6 @@ def own_keys(part):
     """The keys of the part that have a value, but for what editors read; none of no object."""
     return [key for key, value in part.items() if value is not None and key != "$schema"
             ] if isinstance(part, dict) else []
-
-
-def nearest(key, known):
-    """The known key that is meant: at most two letters off, and a third of its own, or None."""
-    near = [other for other in known if abs(len(other) - len(key)) <= 2]
-    return next((other for errors in range(min(2, len(key) // 3) + 1) for other in near
-                 if regex.fullmatch(f"(?:{other.lower()}){{e<={errors}}}", key.lower())), None)
 
 
 def unknown_keys(part, schema, path=""):
@@ -175,7 +168,10 @@ class Topic(fields.List):
     """The value of a task's parameter named topic, if there is one; the task checks it."""
 
     def _deserialize(self, value, attr, data, **kwargs):
-        params = super()._deserialize(value, attr, data, **kwargs)
+        try:
+            params = super()._deserialize(value, attr, data, **kwargs)
+        except ValidationError as error:
+            raise ValidationError(error.messages) from error  # without what was right of it
         return next((param.get("value") for param in params if param.get("name") == "topic"), None)
 
     def _serialize(self, value, attr, obj, **kwargs):
@@ -188,7 +184,8 @@ class Task(Definition):
 
     name = text(required=True)
     type = fields.String(required=True, dump_default=EVENT_WAIT)
-    topic = Topic(fields.Nested(TaskParam), data_key="params")
+    topic = Topic(fields.Nested(TaskParam), data_key="params", load_default=None,
+                  error_messages={"invalid": "must be a list, with a parameter named topic"})
     timeout = minutes()
     message = fields.String(validate=[validate.Length(max=2000), has_no_nul])
     resolvers = fields.List(matching("[!-+\\--9;-~]{1,255}", "must be a token's name, or link"),
@@ -202,9 +199,9 @@ class Task(Definition):
         kind, topic, mistakes = task.get("type", EVENT_WAIT), task.get("topic"), {}
         if kind not in (EVENT_WAIT, "start", "end"):
             mistakes["type"] = [f"{called} is of type {kind!r}; only eventwait tasks run here"]
-        if kind == EVENT_WAIT and not (  # a list has mistakes of its own
-                isinstance(topic, list) or isinstance(topic, str) and topic.strip()
-                and len(topic) <= 255 and "\0" not in topic):
+        if kind == EVENT_WAIT and "topic" in task and not (
+                isinstance(topic, str) and topic.strip() and len(topic) <= 255
+                and "\0" not in topic):
             mistakes["params"] = [f"{called} needs a parameter named topic, of 1 to 255 characters"]
         if mistakes:
             raise ValidationError(mistakes)
@@ -310,14 +307,15 @@ class WorkflowDefinition(Definition):
                  if task["type"] != EVENT_WAIT}
         waits = [task for task in definition["tasks"] if task.pop("type") == EVENT_WAIT]
 
-        def on_waits(dependencies):
-            """Those on tasks that wait, and in place of an edge those that lead there."""
-            for needed in dependencies:
-                edge = edges.get(needed["task_ref"])
-                yield from [needed] if edge is None else on_waits(edge)
-        for task in waits:
-            task["dependencies"] = list({needed["task_ref"]: needed for needed in on_waits(
-                task["dependencies"])}.values())
+        for task in waits:  # what leads to an edge is needed in its place
+            found, left = {}, task["dependencies"]
+            for needed in left:
+                ref, condition = key = needed["task_ref"], needed["execution_condition"]
+                if key not in found:
+                    found[key] = needed
+                    left += [inner if condition == SUCCESS else {
+                        **inner, "execution_condition": condition} for inner in edges.get(ref, ())]
+            task["dependencies"] = [found[key] for key in found if key[0] not in edges]
         for timed in [definition, *waits]:
             if timed.get("timeout") == 0:
                 del timed["timeout"]

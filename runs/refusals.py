@@ -1,6 +1,8 @@
 """What the service refuses: raised where it is known, answered in web/answers.py or terminal.py."""
 from difflib import get_close_matches
 
+import regex
+
 
 class Refused(Exception):
     """What was asked for cannot be done; the message says why and what would be right."""
@@ -64,3 +66,10 @@ def did_you_mean(word, known):
     near = word and ([other for other in known if other.startswith(word)]
                      or get_close_matches(word, known, n=1, cutoff=0.7))
     return f"; did you mean {near[0]!r}?" if near and word not in known else ""
+
+
+def nearest(key, known):
+    """The known key that is meant: at most two letters off, and a third of its own, or None."""
+    near = [other for other in known if abs(len(other) - len(key)) <= 2]
+    return next((other for errors in range(min(2, len(key) // 3) + 1) for other in near
+                 if regex.fullmatch(f"(?:{other.lower()}){{e<={errors}}}", key.lower())), None)

@@ -201,12 +201,13 @@ class Sqlite(Schema, SqliteDatabase):
         missing = [folder for folder in file.parents if not folder.exists()]
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            self.is_new = make_private(file)
+            self.is_new = make_or_check(file)
             with self.snapshot():
                 is_foreign = self.application_id != APPLICATION_ID and self.get_tables()
             if is_foreign:
                 raise Unusable(f"{self.database} belongs to another application; "
                                "name another file")
+            make_private(file)  # not before: a mistyped address may be that of any file
             if self.user_version <= self.newest_version:
                 if self.pragma("journal_mode", "wal") != "wal":
                     raise Unusable(f"{file}: its file system cannot hold a WAL; use another")
@@ -268,8 +269,13 @@ class Sqlite(Schema, SqliteDatabase):
             raise Unusable(f"{path}: {error.strerror}") from error
 
 
-def make_private(file):
-    """Let the file, and what SQLite puts beside it, be its owner's alone; whether it was made.
+def beside(file):
+    """The file, and what SQLite puts beside it."""
+    return (file, *(f"{file}{end}" for end in ("-wal", "-shm", "-journal")))
+
+
+def make_or_check(file):
+    """Make the file, for its owner alone, if there is none; whether it was made.
 
     Raises Unusable for what is no regular file of ours: a link may lead anywhere, a pipe never
     ends, and its owner could change it. (They are not opened here: to close a file again would
@@ -279,16 +285,22 @@ def make_private(file):
     with suppress(FileExistsError):
         os.close(os.open(file, NEW, 0o600))
         is_new = True
-    for path in (file, *(f"{file}{end}" for end in ("-wal", "-shm", "-journal"))):
+    for path in beside(file):
         with suppress(FileNotFoundError):
             found = os.lstat(path)
             if not stat.S_ISREG(found.st_mode):
                 raise Unusable(f"{path} is no regular file; name one, or a link's target")
             if os.geteuid() not in (0, found.st_uid):
                 raise Unusable(f"{path} belongs to another user; run this as its owner")
-            if found.st_mode & 0o077:
-                os.chmod(path, found.st_mode & 0o700)
     return is_new
+
+
+def make_private(file):
+    """Let the file, and what SQLite puts beside it, be its owner's alone."""
+    for path in beside(file):
+        with suppress(FileNotFoundError):
+            if (mode := os.lstat(path).st_mode) & 0o077:
+                os.chmod(path, mode & 0o700)
 
 
 def identity(path):

@@ -202,7 +202,9 @@ def test_a_mistake_is_named_by_its_field_and_nothing_is_stored(apply, stored, de
     None, [], [{"name": "note", "value": "x"}], [{"name": "topic"}],
     [{"name": "topic", "value": ""}], [{"name": "topic", "value": None}],
     [{"name": "topic", "value": 5}], [{"name": "topic", "value": "x" * 256}], {"topic": "a"},
-], ids=["null", "none", "another", "no value", "empty", "null value", "number", "256", "object"])
+    *[[{"name": "topic", "value": value}] for value in (["x"], [], " \t", {"x": 1}, "\0")],
+], ids=["null", "none", "another", "no value", "empty", "null value", "number", "256", "object",
+        "a list", "an empty list", "blanks", "an object", "NUL"])
 def test_a_task_without_a_topic_is_refused(apply, stored, params):
     result = apply(release(wait_task("tests") | {"params": params, "topic": "tests"}))
     assert refuses(result) and "topic" in result.stderr

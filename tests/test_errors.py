@@ -482,3 +482,12 @@ def test_a_bug_is_told_in_one_line_with_its_traceback(environ, app, log, run):
     client.post("/api/v2/webhook?workflow=release", json={})
     [line] = log()[before:]
     assert "ERROR failed status=500" in line and "Traceback" in line and "no clock" in line
+
+
+def test_a_large_bodys_turn_ends_once_however_often_flask_ends_the_request(app, define):
+    define("release")
+    with app.test_client() as client:  # it keeps the request's context until the next
+        for number in range(3):
+            assert client.post("/api/v2/webhook?workflow=release",
+                               json={"text": "x" * 100_000}).status_code == 200
+            assert client.get("/nothing").status_code == 404

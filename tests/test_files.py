@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 
 from app import create_app
 from conftest import session, wait_task
-from inside import Commands, Unusable, database
+from inside import Commands, Unusable, close_database, database
 from server import PROJECT, Load, Server, at_once, integrity
 
 BESIDE = ("", "-wal", "-shm")
@@ -46,6 +47,21 @@ def modes(file):
 def is_one_line(result, exit_code=1):
     return (result.exit_code == exit_code and len(result.stderr.splitlines()) == 1
             and isinstance(result.exception, SystemExit))
+
+
+@pytest.mark.parametrize("kind", ["text", "another application's"])
+def test_a_file_that_is_not_ours_keeps_its_mode(tmp_path, kind):
+    file = tmp_path / "other"
+    if kind == "text":
+        file.write_text("minutes of the board meeting " * 100)
+    else:
+        with closing(sqlite3.connect(file)) as other:
+            other.execute("CREATE TABLE invoice (id INTEGER)")
+    file.chmod(0o644)
+    with pytest.raises(Unusable):
+        create_app({"DATABASE_URL": f"sqlite:///{file}"})
+    close_database()
+    assert file.stat().st_mode & 0o777 == 0o644
 
 
 def test_a_new_database_is_for_its_owner_alone(file, mask):

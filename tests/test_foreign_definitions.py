@@ -3,6 +3,7 @@
 tests/data/definitions holds fifteen of the route's own system, after its published model classes.
 """
 import json
+import time
 import re
 from pathlib import Path
 
@@ -245,6 +246,38 @@ def test_an_end_in_the_middle_passes_on_what_leads_to_it(define, start, callback
     assert statuses(show(run))["c"] == "notstarted"
     callback(run, "b")
     assert statuses(show(run)) == {"a": "failed", "b": "succeeded", "c": "waiting"}
+
+
+@pytest.mark.parametrize("condition, ended, status", [
+    ("success", "failed", "skipped"), ("always", "failed", "waiting"),
+    ("failure", "failed", "waiting"), ("failure", "succeeded", "skipped")])
+def test_a_condition_on_an_end_is_one_on_what_leads_to_it(
+        define, start, callback, show, condition, ended, status):
+    end = {"name": "end", "type": "end", "dependencies": [{"taskRef": "a"}]}
+    run = start(define("w", wait_task("a"), end, wait_task("c", end=condition), wait_task("d")))
+    callback(run, "a", ended)
+    assert statuses(show(run))["c"] == status
+
+
+@pytest.mark.parametrize("needs", [
+    [{"taskRef": "a"}, {"taskRef": "e"}], [{"taskRef": "e"}, {"taskRef": "a"}],
+    [{"taskRef": "a"}, {"taskRef": "a", "executionCondition": "always"}],
+    [{"taskRef": "a", "executionCondition": "always"}, {"taskRef": "a"}]])
+def test_each_condition_counts_where_two_are_on_one_task(define, start, callback, show, needs):
+    end = {"name": "e", "type": "end",
+           "dependencies": [{"taskRef": "a", "executionCondition": "always"}]}
+    run = start(define("w", wait_task("a"), end, {**wait_task("deploy"), "dependencies": needs}))
+    callback(run, "a", "failed")
+    assert statuses(show(run)) == {"a": "failed", "deploy": "skipped"}
+
+
+def test_many_ways_through_ends_take_no_longer(check):
+    ends = [{"name": f"e{n}{side}", "type": "end", "dependencies": [
+        {"taskRef": f"e{n - 1}{other}"} for other in "ab" if n]}
+        for n in range(60) for side in "ab"]
+    began = time.process_time()
+    assert check(workflow(tasks=[*ends, wait_task("t", e59a="success")])) == (0, [])
+    assert time.process_time() - began < 2
 
 
 def test_default_is_another_spelling_of_default_value(define, start, flask):

@@ -145,6 +145,17 @@ def test_a_link_for_what_links_may_not_end_is_printed_with_a_warning(define, sta
                              "only\n")
 
 
+def test_a_task_that_has_ended_is_none_that_a_link_may_end(define, start, client, flask):
+    define("two", {"name": "a", "type": "eventwait", "params": [{"name": "topic", "value": "t"}]},
+           {"name": "b", "type": "eventwait", "resolvers": ["ci"],
+            "params": [{"name": "topic", "value": "t"}]})
+    run = start("two")
+    link = ("workflowrun", "link", run["id"], "--topic", "t")
+    assert flask(*link).stderr == ""
+    client.get(f"/api/v2/callback?workflowrun={run['id']}&topic=t&access_token=token")
+    assert "the link will end nothing" in flask(*link).stderr
+
+
 def test_without_a_secret_key_there_are_no_links(environ, clock, app, waiting):
     del environ["SECRET_KEY"]
     result = Commands(create_app(environ, clock))(

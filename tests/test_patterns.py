@@ -48,6 +48,14 @@ def test_many_slow_patterns_are_answered_soon_too(define, client):
     assert answer.status_code == 404 and "take too long" in answer.json["detail"]
 
 
+def test_the_workflow_that_was_found_in_time_is_started(define, client):
+    define("good", triggers=matching("a+b"))
+    for number in range(3):
+        define(f"slow{number}", triggers=matching("(a|aa)+$"))
+    answer = client.post("/api/v2/webhook", json={"ref": "a" * 60 + "b"})
+    assert answer.json["workflowRef"] == "good"
+
+
 @pytest.mark.alone
 def test_others_go_on_while_a_pattern_is_tried(define, app):
     """A thread that holds the interpreter lets nobody else in before it is done."""

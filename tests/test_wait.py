@@ -101,7 +101,7 @@ def test_what_it_cannot_tell_is_3(run, environ, setting):
     mode = (PROJECT / "README.md").stat().st_mode
     process = waiting({**environ, **setting}, run, "--timeout", "5")
     out, said = process.communicate(timeout=30)
-    (PROJECT / "README.md").chmod(mode)
+    assert (PROJECT / "README.md").stat().st_mode == mode  # a file that is not ours stays as it is
     assert (process.returncode, out, len(said.splitlines())) == (3, "", 1), said
 
 
@@ -162,6 +162,15 @@ def test_a_wrong_setting_is_3_with_options_of_flask_too(run, environ, options):
         env={"PATH": os.environ["PATH"], **environ, "THREADS": "no"})
     out, said, code = ended(process)
     assert (code, out, len(said.splitlines())) == (3, "", 1), said
+
+
+@pytest.mark.server
+def test_only_wait_itself_ends_with_3(environ):
+    database.close()
+    done = subprocess.run(
+        [*FLASK, "workflowrun", "list", "--containing", "workflowrun wait"], cwd=PROJECT,
+        env={"PATH": os.environ["PATH"], **environ, "THREADS": "no"}, capture_output=True)
+    assert done.returncode == 1
 
 
 def ended(process):

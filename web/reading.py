@@ -135,7 +135,9 @@ def wait_for_turn():
 
 
 def end_turn(error):
-    if current_request().has_turn:
+    asked = current_request()
+    if asked.has_turn:
+        asked.has_turn = False  # Flask may end a request twice
         TURN.release()
 
 
