@@ -187,7 +187,7 @@ def workflowrun_wait(run_id, timeout):
             if left <= 0:
                 break
             time.sleep(min(POLL_SECONDS, left))
-    finally:
+    finally:  # also on Ctrl-C, of which wsgi.py makes an exit with 130
         tell("")
     if run:
         print_json(dump_run(run, bound=None))

@@ -5,10 +5,12 @@ import os
 import signal
 import sys
 
+# Before the imports, which take a while. A command that is stopped puts away what is half made, and
+# `wait` never ends with 1 but for a run that has ended.
 if "FLASK_RUN_FROM_CLI" in os.environ and "run" not in sys.argv:
-    signal.signal(signal.SIGTERM, lambda *signal: sys.exit(143))  # a half-made backup is put away
-if WAITS := ("workflowrun", "wait") in zip(sys.argv, sys.argv[1:]):  # 1: the run has ended
-    signal.signal(signal.SIGINT, lambda *signal: sys.exit(130))  # the imports below take a while
+    signal.signal(signal.SIGTERM, lambda *signal: sys.exit(143))
+if WAITS := ("workflowrun", "wait") in zip(sys.argv, sys.argv[1:]):
+    signal.signal(signal.SIGINT, lambda *signal: sys.exit(130))
 
 from app import address, create_app
 from cli import __version__

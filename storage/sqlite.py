@@ -299,7 +299,8 @@ def make_private(file):
     """Let the file, and what SQLite puts beside it, be its owner's alone."""
     for path in beside(file):
         with suppress(FileNotFoundError):
-            if (mode := os.lstat(path).st_mode) & 0o077:
+            mode = os.lstat(path).st_mode
+            if stat.S_ISREG(mode) and mode & 0o077:  # not a link that was laid meanwhile
                 os.chmod(path, mode & 0o700)
 
 

@@ -174,7 +174,7 @@ def sign_standard(keys, identity, timestamp, body):
 
 # Signed links (contract 7.3)
 
-THIS_MACHINE = "http://127.0.0.1:8000"  # what they begin with, unless PUBLIC_URL says more
+THIS_MACHINE = "http://127.0.0.1:8000"  # what they begin with, unless PUBLIC_URL says otherwise
 
 LINK = ("workflowrun", "topic", "status", "by", "expires")  # what a link's signature covers
 
