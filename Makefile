@@ -8,6 +8,7 @@ export MALLOC_ARENA_MAX ?= 2
 .PHONY: run test lint audit bench soak clean
 
 run: .venv/run
+	@$(BIN)/flask workflow check workflows/release.json > /dev/null  # stops at a wrong setting, too
 	@test "$$($(BIN)/flask workflow list --json)" != "[]" || $(BIN)/flask workflow apply workflows/release.json
 	@echo "Signalbox starts (Ctrl-C stops it). Once it says 'Listening at', start a first run from another terminal:"
 	@echo

@@ -422,6 +422,16 @@ def test_make_run_delivers_too_and_ctrl_c_ends_both(installed):
         wait_until(lambda: not processes(service.process.pid), "both have ended", ENOUGH)
 
 
+def test_make_run_ends_with_one_line_for_a_setting_that_cannot_be_used(installed):
+    environ = {"PATH": os.environ["PATH"], "WEB_CONCURRENCY": "two"}
+    done = subprocess.run(["make", "run"], cwd=installed, capture_output=True, text=True,
+                          timeout=20, env=environ)
+    assert done.returncode != 0 and done.stdout == ""
+    said, make = done.stderr.splitlines()
+    assert said.startswith("signalbox cannot start: WEB_CONCURRENCY: must be a whole number")
+    assert make.startswith("make: ***")
+
+
 def test_make_run_says_that_python_is_too_old(checkout, tmp_path):
     old = tmp_path / "python3.9"
     old.write_text(f"""#!/bin/sh
