@@ -138,12 +138,6 @@ class WorkflowRun(RunLife, Table):
             raise Conflict(f"run {run.id} has ended already: {run.status}")
 
     @classmethod
-    def expire_overdue(cls, workflowrun, now):
-        """End what is overdue in the run. Raises NotFound."""
-        with cls.changing(workflowrun, now):
-            pass
-
-    @classmethod
     def find(cls, workflowrun, now):
         """The run as it would stand if what is overdue ended now, not stored. Raises NotFound."""
         with database.snapshot():

@@ -10,7 +10,7 @@ import logging
 import time
 from collections import defaultdict
 
-from peewee import Case, fn
+from peewee import fn
 
 from models import Notice, TaskRun, Workflow, WorkflowRun
 from runs.conditions import conditions_of, is_enabled, unmet
@@ -40,11 +40,9 @@ def newest(workflow, status, limit, now, since=None, containing=None, correlate=
         query = query.where(WorkflowRun.correlate == correlate)
     if containing is not None:  # as it stands in JSON
         query = query.where(WorkflowRun.params_json.contains(json.dumps(containing)[1:-1]))
-    if status is None:
-        queries = [query]
-    else:  # it may be what an overdue run becomes
-        queries = [query.where(WorkflowRun.status == status),
-                   query.where(WorkflowRun.status != status, WorkflowRun.due <= now)]
+    queries = [query] if status is None else [  # it may be what an overdue run becomes
+        query.where(WorkflowRun.status == status),
+        query.where(WorkflowRun.status != status, WorkflowRun.due <= now)]
     found = []
     with database.snapshot():
         rows = heapq.merge(*map(in_batches, queries), key=lambda run: run.number, reverse=True)
@@ -83,10 +81,9 @@ def correlated(workflow, correlate):
 
     Raises NotFound.
     """
-    has_ended = Case(None, [(WorkflowRun.status == RUNNING, 0)], 1)
     run = WorkflowRun.select(WorkflowRun.id).where(
         WorkflowRun.workflow_ref == workflow, WorkflowRun.correlate == correlate).order_by(
-        has_ended, WorkflowRun.number.desc()).first()
+        (WorkflowRun.status == RUNNING).desc(), WorkflowRun.number.desc()).first()
     if run:
         return run.id
     raise NotFound(f"workflow {workflow!r} has no run that correlates with {correlate!r}")
@@ -99,8 +96,8 @@ def expire_overdue(now):
         WorkflowRun.due <= now).order_by(WorkflowRun.due).limit(BATCH)
     while runs := list(overdue.clone()):
         for run in runs:
-            with contextlib.suppress(NotFound):  # it was purged meanwhile
-                WorkflowRun.expire_overdue(run.id, now)
+            with contextlib.suppress(NotFound), WorkflowRun.changing(run.id, now):
+                pass  # NotFound: it was purged meanwhile
         touched += len(runs)
     return touched
 
@@ -118,6 +115,10 @@ def cancel_all(workflow, now):
     return cancelled
 
 
+class Undo(Exception):
+    """Ends a transaction that was only tried."""
+
+
 def overview(now):
     """Facts for whoever looks after the service, by name: runs by status, how many tasks wait by
     age, the oldest run that is under way or None, and how the database does."""
@@ -125,18 +126,20 @@ def overview(now):
         WorkflowRun.status).tuples())
     age = now - TaskRun.start_time
     waiting = TaskRun.select(*[
-        fn.COALESCE(fn.SUM(Case(None, [((age >= low) & (age < high), 1)], 0)), 0)
-        for low, high in AGES.values()]).join(WorkflowRun).where(
-        WorkflowRun.status == RUNNING, TaskRun.status == WAITING).tuples().get()
+        fn.COUNT(age).filter((age >= low) & (age < high)) for low, high in AGES.values()]).join(
+        WorkflowRun).where(WorkflowRun.status == RUNNING, TaskRun.status == WAITING).tuples().get()
     overdue = WorkflowRun.select().where(WorkflowRun.due <= now).count()
     oldest = WorkflowRun.select().where(
         WorkflowRun.status == RUNNING).order_by(WorkflowRun.number).first()
+    notices, to_send = Notice.select(fn.COUNT(Notice.id), fn.COUNT(Notice.due)).tuples().get()
     began = time.perf_counter()
-    probe()
+    with contextlib.suppress(Undo), database.writing():
+        Workflow.create(name=" ", definition="{}")  # no workflow can have this name
+        raise Undo
     return {"bytes": database.size(), "schema": database.newest_version,
             "milliseconds to write": round((time.perf_counter() - began) * 1000, 1),
-            "runs": by_status, "overdue": overdue, "waiting": dict(zip(AGES, map(int, waiting))),
-            "notices": count_notices(),
+            "runs": by_status, "overdue": overdue, "waiting": dict(zip(AGES, waiting)),
+            "notices": {"waiting": to_send, "givenUp": notices - to_send},
             "oldest": oldest and {"age": in_words(now - oldest.start_time), "id": oldest.id}}
 
 
@@ -150,16 +153,15 @@ def route(delivery, may_start, identified):
     Raises NotFound, Ambiguous, Denied.
     """
     named = Workflow.known(delivery.subject)
-    keys = {} if named else {
-        workflow.name: identified(delivery, workflow).key for workflow in Workflow.select()}
-    routed = next((Workflow.known(name) for name, key in WorkflowRun.select(
-        WorkflowRun.workflow_ref, WorkflowRun.delivery_key).where(
-        WorkflowRun.delivery_key.in_({*keys.values()} - {None}), WorkflowRun.routed).tuples()
-        if keys.get(name) == key), None)
-    known = named or routed
+    by_key = {} if named else {
+        (workflow.name, identified(delivery, workflow).key): workflow
+        for workflow in Workflow.select().order_by(Workflow.name)}
+    before = WorkflowRun.select(WorkflowRun.workflow_ref, WorkflowRun.delivery_key).where(
+        WorkflowRun.delivery_key.in_({key for _, key in by_key} - {None}),
+        WorkflowRun.routed).tuples()
+    known = named or next((by_key[found] for found in before if found in by_key), None)
     candidates = [known] if known else [
-        workflow for workflow in Workflow.select().order_by(Workflow.name)
-        if is_enabled(workflow.content, delivery.trigger)
+        workflow for workflow in by_key.values() if is_enabled(workflow.content, delivery.trigger)
         and conditions_of(workflow.content, delivery.trigger)]
     allowed = [workflow for workflow in candidates if may_start(workflow)]
     willing, began = [], time.thread_time()
@@ -178,13 +180,6 @@ def route(delivery, may_start, identified):
         raise Denied("it is not signed, as workflows that it may be meant for need it")
     raise NotFound(f"no workflow's {delivery.trigger} trigger takes this; "
                    "name one with ?workflow=NAME")
-
-
-def count_notices():
-    """How many wait to be sent, and how many were given up."""
-    count = Notice.select(fn.COUNT(Notice.id))
-    return {"waiting": count.where(Notice.due.is_null(False)).scalar(),
-            "givenUp": count.where(Notice.due.is_null()).scalar()}
 
 
 def purge(before):
@@ -246,14 +241,3 @@ def remove_workflow(name, force, now):
         run.tell()
     log.info("workflow deleted workflow=%s cancelled=%d", name, len(running))
     return len(running)
-
-
-class Undo(Exception):
-    """Ends a transaction that was only tried."""
-
-
-def probe():
-    """Write a row and roll it back, as the start of a run would be written."""
-    with contextlib.suppress(Undo), database.writing():
-        Workflow.create(name=" ", definition="{}")  # no workflow can have this name
-        raise Undo
