@@ -4,6 +4,7 @@ One thread asks and writes the database; each address has at most one other thre
 sends. So an address that hangs or fails holds up itself.
 """
 import base64
+import contextlib
 import http.client
 import importlib.util
 import json
@@ -38,8 +39,9 @@ GRACE_SECONDS = 10  # for what is under way when it is told to stop
 AT_ONCE = 32  # addresses
 PATIENCE, REST, LONGEST_REST = 3, 5, 60  # from so many failures in a row on an address rests: s
 WEEK = 7 * 86_400_000
-VERBS = {SUCCEEDED: "succeeded", FAILED: "failed", TIMED_OUT: "timed out",
-         CANCELLED: "was cancelled"}
+#: What a letter's subject says, by the kind of notice, or by how what it tells of has ended.
+VERBS = {TASK_WAITING: "waits", RUN_STARTED: "started", SUCCEEDED: "succeeded", FAILED: "failed",
+         TIMED_OUT: "timed out", CANCELLED: "was cancelled"}
 
 
 class Failed(Exception):
@@ -58,29 +60,25 @@ class Letter(NamedTuple):
     event: str  # the CloudEvent, as JSON
 
 
-def write(notice, run, settings, now):
+def write(notice, settings, now):
     """The letter of a notice about its run, as that stands now."""
+    run = notice.workflow_run
     task = notice.task and run.by_name[notice.task]
     name = run.workflow_display_name or run.workflow_ref
-    lines, link, message = [], None, task.message if task else None
+    verb = VERBS.get(notice.kind) or VERBS[(task or run).status]
+    subject = f"{task.name} of {name} {verb}" if task else f"{name} {verb}"
+    message, link = task.message if task else None, None
+    lines = [message, (task or run).status_message]
     if notice.kind == TASK_WAITING:
-        subject = f"{task.name} of {name} waits"
         lines.append(f"It waits since {in_utc(task.start_time)} ({in_words(task.duration)}).")
         if settings["SECRET_KEY"]:
             until = min([now + WEEK, *(part.deadline for part in (task, run) if part.deadline)])
             link = callback_link(settings, run.id, task.topic, until // 1000, by=notice.by)
             lines.append("To answer, open this page; opening it changes nothing yet. It works "
                          f"until {in_utc(until)}.\n{link}")
-    elif task:
-        subject = f"{task.name} of {name} {VERBS[task.status]}"
-        lines += [f"{result['name']}: {result['value']}" for result in task.results
-                  if result["name"] in ("by", "comment")]
-    else:
-        done = "started" if notice.kind == RUN_STARTED else VERBS[run.status]
-        subject = f"{name} {done}"
-    why = (task or run).status_message
-    lines = [message, why, *lines,
-             f"Run {run.id}, started {in_utc(run.start_time)} by {run.origin}."]
+    lines += [f"{result['name']}: {result['value']}" for result in (task.results if task else ())
+              if result["name"] in ("by", "comment")]
+    lines.append(f"Run {run.id}, started {in_utc(run.start_time)} by {run.origin}.")
     event = {"specversion": "1.0", "id": notice.id, "source": settings["PUBLIC_URL"],
              "type": f"signalbox.{notice.kind}", "time": time_text(notice.created),
              "subject": f"/workflowrun/{run.id}" + (
@@ -100,12 +98,10 @@ def is_http(address):
 def shown(address):
     """What a log line may show of an address: for many of Apprise's even the host is a token."""
     scheme = address.partition("://")[0].lower()
-    if not (is_http(address) or scheme in ("mailto", "mailtos")):
-        return scheme
-    try:
-        return f"{scheme}://{urlsplit(address).hostname}"
-    except ValueError:
-        return scheme
+    with contextlib.suppress(ValueError):  # its host cannot be read
+        if is_http(address) or scheme in ("mailto", "mailtos"):
+            return f"{scheme}://{urlsplit(address).hostname}"
+    return scheme
 
 
 def unsendable(address):
@@ -177,21 +173,26 @@ class Try:
     """A notice on its way to where it is addressed, in a thread of its own."""
 
     def __init__(self, notice, address, letter, headers, done):
-        self.notice, self.address, self.letter, self.headers = notice, address, letter, headers
-        self.done, self.is_late = done, False
-        self.until = time.monotonic() + (HTTP_SECONDS if is_http(address) else OTHER_SECONDS)
-        threading.Thread(target=self.go, daemon=True).start()
+        self.notice, self.is_late = notice, False
+        self.said = f"kind={notice.kind}" + (f" task={notice.task!r}" if notice.task else "") + (
+            f" to={shown(address) or notice.to} notice={notice.id} run={notice.workflow_run.id}")
+        send, seconds = (post, HTTP_SECONDS) if is_http(address) else (
+            send_by_apprise, OTHER_SECONDS)
+        self.until = time.monotonic() + seconds
+        threading.Thread(target=self.go, args=(send, address, letter, headers, done),
+                         daemon=True).start()
 
-    def go(self):
-        send = post if is_http(self.address) else send_by_apprise
+    def go(self, send, address, letter, headers, done):
+        error = None
         try:
-            send(self.address, self.letter, self.headers)
-            error = None
+            if not address:
+                raise Failed(f"set {self.notice.to[4:]} where `flask deliver` runs, and restart it")
+            send(address, letter, headers)
         except Failed as failed:
             error = failed
         except Exception as other:  # a service's own; its words may show the address
             error = Failed(getattr(other, "strerror", None) or type(other).__name__)
-        self.done.put((self, error))
+        done.put((self, error))
 
 
 class Deliverer:
@@ -201,7 +202,7 @@ class Deliverer:
         self.settings, self.environ, self.clock = settings, environ, clock
         self.done = queue.SimpleQueue()  # tries that came to an end; None only wakes
         self.under_way = {}  # the try for each address, as it stands in notices
-        self.outcomes = []  # (notice, where to, error or None), not stored yet
+        self.outcomes = []  # (try, error or None), not stored yet
         self.failures, self.rests_until = Counter(), {}  # by address
         self.counts, self.stopping = Counter(), None
 
@@ -213,14 +214,11 @@ class Deliverer:
 
     def run(self, once=False):
         """Work until stop(); once: until nothing is due. Raises what is in storage.BROKEN if so."""
-        looked, is_broken = -1, False
+        is_broken = False
         while True:
             try:
-                if not self.stopping and time.monotonic() >= looked + 1:
-                    looked = time.monotonic()
-                    upkeep.expire_overdue(self.clock())
-                began = self.work()
-                is_broken = False
+                upkeep.expire_overdue(self.clock())
+                began, is_broken = self.work(), False
             except storage.BROKEN as error:
                 if once or self.stopping:
                     raise
@@ -236,76 +234,57 @@ class Deliverer:
 
     def collect(self, timeout):
         """Wait for a try's end, and take note of all that ended or took too long."""
-        try:
+        with contextlib.suppress(queue.Empty):
             while True:
                 if ended := self.done.get(timeout=timeout):
                     attempt, error = ended
                     self.under_way.pop(attempt.notice.to)
                     if not (error and attempt.is_late):
-                        self.note(attempt.notice, shown(attempt.address), error)
+                        self.note(attempt, error)
                 timeout = 0
-        except queue.Empty:
-            pass
         for attempt in self.under_way.values():
             if time.monotonic() >= attempt.until and not attempt.is_late:
                 attempt.is_late = True
-                self.note(attempt.notice, shown(attempt.address), Failed("it took too long"))
+                self.note(attempt, Failed("it took too long"))
 
-    def note(self, notice, where, error):
+    def note(self, attempt, error):
         """How a try ended, to be stored; an address that fails again and again rests."""
-        self.outcomes.append((notice, where, error))
+        to = attempt.notice.to
+        self.outcomes.append((attempt, error))
         self.counts["failed" if error else "sent"] += 1
-        self.failures[notice.to] = failures = self.failures[notice.to] + 1 if error else 0
-        if failures >= PATIENCE:
-            rest = min(REST * (failures - PATIENCE + 1), LONGEST_REST)
-            self.rests_until[notice.to] = time.monotonic() + rest
+        self.failures[to] = self.failures[to] + 1 if error else 0
+        rest = min(REST * max(0, self.failures[to] - PATIENCE + 1), LONGEST_REST)
+        self.rests_until[to] = time.monotonic() + rest
 
     def work(self):
         """Store how tries ended, and begin those that are due; whether there was anything."""
         now = self.clock()
         resting = [to for to, until in self.rests_until.items() if until > time.monotonic()]
-        room = 0 if self.stopping else AT_ONCE - len(self.under_way)
-        claimed = []
+        room, claimed = 0 if self.stopping else AT_ONCE - len(self.under_way), []
         with database.snapshot():
-            notices = due(now, [*self.under_way, *resting], room) if room > 0 else []
-            if notices:
-                runs = WorkflowRun.select().where(
-                    WorkflowRun.number.in_([notice.workflow_run_id for notice in notices]))
-                runs = {run.number: run for run in upkeep.with_tasks(list(runs), now)}
+            notices = due(now, [*self.under_way, *resting], room)
+            for notice in notices:
+                upkeep.with_tasks([notice.workflow_run], now)
         if not notices and not self.outcomes:
             return False
         with database.writing():
             said = [store(*outcome, now) for outcome in self.outcomes]
             for notice in notices:
-                notice.workflow_run = run = runs[notice.workflow_run_id]
-                if notice.kind == TASK_WAITING and run.by_name[notice.task].status in ENDED:
+                task = notice.workflow_run.by_name.get(notice.task)
+                if notice.kind == TASK_WAITING and task.status in ENDED:
                     notice.delete_instance()
                 elif claim(notice, now):
-                    claimed.append((notice, run))
-        self.tell(said)
-        for notice, run in claimed:
-            self.begin(notice, write(notice, run, self.settings, now), now)
-        return True
-
-    def begin(self, notice, letter, now):
-        address = address_in(notice.to, self.environ)
-        if not address:
-            reason = f"set {notice.to[4:]} where `flask deliver` runs, and restart it"
-            return self.note(notice, notice.to, Failed(reason))
-        headers = {"webhook-id": notice.id}
-        if self.settings["NOTIFY_SECRET"]:
-            headers = sign_standard(self.settings["NOTIFY_SECRET"], notice.id, now // 1000,
-                                    letter.event)
-        self.under_way[notice.to] = Try(notice, address, letter, headers, self.done)
-
-    def tell(self, outcomes):
-        """Log what was stored."""
-        for (notice, where, error), outcome in zip(self.outcomes, outcomes):
-            log.log(logging.WARNING if error else logging.INFO,
-                    "notice %s kind=%s%s to=%s notice=%s run=%s", outcome, notice.kind,
-                    f" task={notice.task!r}" if notice.task else "", where, notice.id,
-                    notice.workflow_run.id)
+                    claimed.append(notice)
+        for level, line in said:
+            log.log(level, line)
         self.outcomes = []
+        for notice in claimed:
+            letter, headers = write(notice, self.settings, now), {"webhook-id": notice.id}
+            if keys := self.settings["NOTIFY_SECRET"]:
+                headers = sign_standard(keys, notice.id, now // 1000, letter.event)
+            self.under_way[notice.to] = Try(notice, address_in(notice.to, self.environ), letter,
+                                            headers, self.done)
+        return True
 
 
 def due(now, busy, room):
@@ -315,7 +294,8 @@ def due(now, busy, room):
     first = Notice.select(fn.MIN(Notice.id)).where(
         Notice.due <= now, is_free, Notice.to.not_in(busy)).group_by(Notice.to).order_by(
             fn.MIN(Notice.due)).limit(room)
-    return list(Notice.select().where(Notice.id.in_(first)).order_by(Notice.id))
+    return list(Notice.select(Notice, WorkflowRun).join(WorkflowRun).where(
+        Notice.id.in_(first)).order_by(Notice.id))
 
 
 def claim(notice, now):
@@ -326,18 +306,20 @@ def claim(notice, now):
     return mine.execute()
 
 
-def store(notice, where, error, now):
-    """Store how a try ended, and say it."""
+def store(attempt, error, now):
+    """Store how a try ended; the level and the line to log once it is committed."""
+    notice = attempt.notice
     if not error:
-        Notice.delete().where(Notice.id == notice.id).execute()
-        return "sent"
+        notice.delete_instance()
+        return logging.INFO, f"notice sent {attempt.said}"
     attempts, wait = notice.attempts + 1, None
     if notice.attempts < len(RETRIES) and not error.for_good:
         wait = int(max(RETRIES[notice.attempts], error.retry_after))
     Notice.update(due=wait and now + 1000 * wait, attempts=attempts, claimed_until=0).where(
         Notice.id == notice.id, Notice.claimed_until == notice.claimed_until).execute()
-    return (f"failed reason={str(error)!r} attempt={attempts} again_in={wait}s" if wait
-            else f"given up reason={str(error)!r} attempt={attempts}")
+    what, again = ("failed", f" again_in={wait}s") if wait else ("given up", "")
+    return logging.WARNING, (
+        f"notice {what} reason={str(error)!r} attempt={attempts}{again} {attempt.said}")
 
 
 def try_again(now):

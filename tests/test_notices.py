@@ -267,8 +267,8 @@ def test_an_addresss_login_is_sent_as_such(define, start, deliver, receiver, log
 def test_a_letters_subject_is_one_line(define, start, clock, name):
     define("release", wait_task(name), displayName=f"Release{name}")
     run = WorkflowRun.find(start("release")["id"], clock())
-    notice = Notice(id="1", kind="task.waiting", task=name, created=clock())
-    letter = notices.write(notice, run, {"SECRET_KEY": [], "PUBLIC_URL": "http://x"}, clock())
+    notice = Notice(id="1", workflow_run=run, kind="task.waiting", task=name, created=clock())
+    letter = notices.write(notice, {"SECRET_KEY": [], "PUBLIC_URL": "http://x"}, clock())
     assert len(letter.subject.splitlines()) == 1 and letter.subject.endswith(" waits")
 
 
