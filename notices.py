@@ -10,6 +10,7 @@ import importlib.util
 import json
 import logging
 import queue
+import re
 import threading
 import time
 from collections import Counter
@@ -95,9 +96,12 @@ def is_http(address):
     return address.lower().startswith(("http://", "https://"))
 
 
-def shown(address):
-    """What a log line may show of an address: for many of Apprise's even the host is a token."""
-    scheme = address.partition("://")[0].lower()
+def shown(address, to):
+    """What a log line may show of an address: for many of Apprise's even the host is a token, and
+    what has no scheme may be one. Of that nothing but `to`, the name of its variable."""
+    scheme, is_address, _ = address.lower().partition("://")
+    if not is_address or not re.fullmatch("[a-z][a-z0-9+.-]*", scheme):
+        return to
     with contextlib.suppress(ValueError):  # its host cannot be read
         if is_http(address) or scheme in ("mailto", "mailtos"):
             return f"{scheme}://{urlsplit(address).hostname}"
@@ -115,7 +119,7 @@ def unsendable_of(definition, environ):
     for entry in definition.get("notify", []):
         address = address_in(entry["to"], environ)
         if address and (reason := unsendable(address)):
-            yield shown(address), reason
+            yield shown(address, entry["to"]), reason
 
 
 def address_in(to, environ):
@@ -175,7 +179,7 @@ class Try:
     def __init__(self, notice, address, letter, headers, done):
         self.notice, self.is_late = notice, False
         self.said = f"kind={notice.kind}" + (f" task={notice.task!r}" if notice.task else "") + (
-            f" to={shown(address) or notice.to} notice={notice.id} run={notice.workflow_run.id}")
+            f" to={shown(address, notice.to)} notice={notice.id} run={notice.workflow_run.id}")
         send, seconds = (post, HTTP_SECONDS) if is_http(address) else (
             send_by_apprise, OTHER_SECONDS)
         self.until = time.monotonic() + seconds

@@ -490,6 +490,16 @@ def test_an_address_in_the_environment(define, start, deliver, receiver, environ
     assert deliver() == "sent 1, failed 0" and told() == (0, 0)
 
 
+@pytest.mark.parametrize("address", ["s3crettok3n", "ada:s3cret@example.org", "slack:s3crettok3n",
+                                     "s3cret?x=http://example.org/"])
+def test_what_is_no_address_is_not_shown(define, start, deliver, environ, caplog, address):
+    environ["APPROVERS"] = address
+    define("release", wait_task("approval"), notify=[notify("env:APPROVERS")])
+    start("release")
+    assert deliver() == "sent 0, failed 1"
+    assert "to=env:APPROVERS " in caplog.text and "s3cret" not in caplog.text
+
+
 # Several deliverers, and the clock
 
 @pytest.mark.both
