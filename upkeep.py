@@ -43,20 +43,18 @@ def newest(workflow, status, limit, now, since=None, containing=None, correlate=
     queries = [query] if status is None else [  # it may be what an overdue run becomes
         query.where(WorkflowRun.status == status),
         query.where(WorkflowRun.status != status, WorkflowRun.due <= now)]
-    found = []
     with database.snapshot():
-        rows = heapq.merge(*map(in_batches, queries), key=lambda run: run.number, reverse=True)
-        while len(found) < limit and (runs := list(itertools.islice(rows, BATCH))):
-            found += [run for run in with_tasks(runs, now) if status in (None, run.status)]
-    return found[:limit]
+        runs = heapq.merge(*(in_batches(query, now) for query in queries),
+                           key=lambda run: run.number, reverse=True)
+        return list(itertools.islice((run for run in runs if status in (None, run.status)), limit))
 
 
-def in_batches(query):
-    """The query's runs; it is asked for a batch at a time."""
-    runs = list(query)
-    while runs:
+def in_batches(query, now):
+    """The query's runs, as with_tasks() has them; it is asked for a batch at a time."""
+    batch = query
+    while runs := with_tasks(list(batch), now):
         yield from runs
-        runs = list(query.where(WorkflowRun.number < runs[-1].number))
+        batch = query.where(WorkflowRun.number < runs[-1].number)
 
 
 def with_tasks(runs, now):
