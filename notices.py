@@ -211,8 +211,7 @@ class Deliverer:
         self.counts, self.stopping = Counter(), None
 
     def stop(self, *signal):
-        """Begin nothing more, and finish what is under way if it takes no longer. A signal handler.
-        """
+        """Begin nothing more; what is under way has GRACE_SECONDS left. A signal handler."""
         self.stopping = self.stopping or time.monotonic() + GRACE_SECONDS
         self.done.put(None)
 
