@@ -1,11 +1,11 @@
 """`flask workflow …` and `flask workflowrun …`: how people operate the service."""
+import logging
 import signal
 import sys
 import time
 
 import click
 from flask import current_app
-from flask.cli import with_appcontext
 
 import notices
 import storage
@@ -13,14 +13,14 @@ import upkeep
 from models import STEPS, TABLES, Workflow, WorkflowRun
 from runs.conditions import Delivery
 from runs.definitions import DEFINITION
-from runs.refusals import did_you_mean
+from runs.refusals import Refused, did_you_mean
 from runs.strictjson import parse_object
 from runs.words import ANSWERS, ENDED, RUN_STATUSES, SUCCEEDED, WEBHOOK
 from schemas import dump_run
 from storage.copy import copy
-from terminal import (Contents, Duration, Group, Single, be_brief, columns, completing, doubts,
-                      echo, listing, load_definitions, name_argument, plain, print_json, refusal,
-                      report, run_argument, table, tell, tree, trial, waits_for)
+from terminal import (Command, Contents, Duration, Group, columns, completed, doubts, echo,
+                      listing, load_definitions, name_argument, plain, print_json, report,
+                      run_argument, table, tell, tree, trial, waits_for)
 from web.cloudevents import CLOUD_EVENT
 from web.signatures import callback_link
 
@@ -28,18 +28,17 @@ __version__ = "1.1.0"  # setup.cfg takes it from here
 
 POLL_SECONDS = 0.2
 
+workflow = Group("workflow", help="Define what starts a run and what it waits for.")
+workflowrun = Group("workflowrun", help="Look at runs, wait for them, and end them.")
+db = Group("db", help="Look after the database.")
+
 
 def now():
     return current_app.config["CLOCK"]()
 
 
-@click.group(cls=Group)
-def workflow():
-    """Define what starts a run and what it waits for."""
-
-
 @workflow.command("apply")
-@click.argument("files", metavar="FILE…", nargs=-1, required=True, type=Contents("rb"))
+@click.argument("files", metavar="FILE…", nargs=-1, required=True, type=Contents())
 def workflow_apply(files):
     """Load workflow definitions from JSON files (- is standard input): all of them, or none.
 
@@ -57,7 +56,7 @@ def workflow_apply(files):
 
 
 @workflow.command("check", cls=click.Command)
-@click.argument("files", metavar="FILE…", nargs=-1, required=True, type=Contents("rb"))
+@click.argument("files", metavar="FILE…", nargs=-1, required=True, type=Contents())
 def workflow_check(files):
     """Say what is wrong with workflow definitions, and store nothing.
 
@@ -90,7 +89,7 @@ def workflow_show(name):
 
 @workflow.command("try")
 @name_argument
-@click.option("--payload", "file", metavar="FILE", type=Contents("rb"), required=True,
+@click.option("--payload", "file", metavar="FILE", type=Contents(), required=True,
               help="The JSON object that would arrive; - is standard input.")
 @click.option("--event", "is_event", is_flag=True, help="It is a CloudEvent in structured mode.")
 @click.option("--header", "headers", multiple=True, help="Such as 'X-GitHub-Event: push'.")
@@ -120,14 +119,9 @@ def workflow_delete(name, force):
     echo(f"deleted {name}" + (f", cancelled {cancelled} runs" if cancelled else ""))
 
 
-@click.group(cls=Group)
-def workflowrun():
-    """Look at runs, wait for them, and end them."""
-
-
 @workflowrun.command("list")
 @click.option("--workflow", "workflow_ref", metavar="NAME", help="Only runs of this workflow.",
-              shell_complete=completing(Workflow.name))
+              shell_complete=completed)
 @click.option("--status", metavar="S", type=click.Choice(RUN_STATUSES),
               help="Only runs with this status.")
 @click.option("--since", metavar="DURATION", type=Duration(), help="Only runs started since: 2h.")
@@ -196,8 +190,8 @@ def workflowrun_wait(run_id, timeout):
 
 @workflowrun.command("cancel")
 @click.argument("run_id", metavar="[ID]", required=False,
-                shell_complete=completing(WorkflowRun.id))
-@click.option("--workflow", "name", metavar="NAME", shell_complete=completing(Workflow.name),
+                shell_complete=completed)
+@click.option("--workflow", "name", metavar="NAME", shell_complete=completed,
               help="All runs of this workflow instead.")
 def workflowrun_cancel(run_id, name):
     """End a run and its open tasks as cancelled."""
@@ -226,7 +220,7 @@ def workflowrun_link(run_id, topic, status, by, expires):
     if by is not None and not (by.isprintable() and 1 <= len(by) <= 255):
         raise click.BadParameter("must be 1 to 255 printable characters", param_hint="--by")
     if not settings["SECRET_KEY"]:
-        raise refusal("set SECRET_KEY, here and for the service, to a random text such as "
+        raise Refused("set SECRET_KEY, here and for the service, to a random text such as "
                       "`openssl rand -hex 32` prints: it signs links")
     for doubt in doubts(WorkflowRun.find(run_id, now()), topic, settings):
         echo(f"warning: {doubt}", err=True)
@@ -255,11 +249,6 @@ def workflowrun_purge(older_than):
     echo(f"purged {count} runs")
 
 
-@click.group(cls=Group)
-def db():
-    """Look after the database."""
-
-
 @db.command("backup")
 @click.argument("file")
 def db_backup(file):
@@ -285,15 +274,14 @@ def db_copy(source, target):
             counts[name] = count
             tell(f"{name}: {count} rows …")
     except (ValueError, TypeError) as error:
-        raise refusal(str(error)) from error
+        raise Refused(str(error)) from error
     tell("")
     rows = ", ".join(f"{count} rows of {table}" for table, count in counts.items())
     echo(f"copied {rows or 'nothing: the source is empty'}")
 
 
-@click.command(cls=Single)
+@click.command(cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="The same for programs.")
-@with_appcontext
 def status(as_json):
     """Say whether the service's database is well: exit 0, or 1 when it cannot be used.
 
@@ -310,10 +298,9 @@ def status(as_json):
     sys.exit(0 if facts["database"] == "ok" else 1)
 
 
-@click.command(cls=Single)
+@click.command(cls=Command)
 @click.option("--once", is_flag=True, help="Send what is due now, and end (for a timer).")
 @click.option("--again", is_flag=True, help="The same, and what was given up once more.")
-@with_appcontext
 def deliver(once, again):
     """Send notices, and time out what is overdue, each second until SIGTERM.
 
@@ -321,14 +308,12 @@ def deliver(once, again):
     """
     deliverer = notices.Deliverer(current_app.config["SETTINGS"], current_app.config["ENVIRON"],
                                   current_app.config["CLOCK"])
-    storage.database.prepare()
     if again:
         notices.try_again(now())
-    if once or again:
-        be_brief()
-    else:
+    if not (once or again):
         signal.signal(signal.SIGTERM, deliverer.stop)
         signal.signal(signal.SIGINT, deliverer.stop)
+        notices.log.setLevel(logging.INFO)  # on a terminal too
         notices.log.info("delivering notices")
     deliverer.run(once or again)
     if once or again:

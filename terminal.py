@@ -10,7 +10,7 @@ import shutil
 import sys
 
 import click
-from flask.cli import AppGroup, ScriptInfo
+from flask.cli import ScriptInfo
 from marshmallow import ValidationError
 
 import storage
@@ -41,36 +41,13 @@ def plain(text, kept=""):
                   else json.dumps(char[0])[1:-1], text)
 
 
-def escape_what_is_not_encodable():
-    """Let what a command prints have escapes for what is not in the terminal's encoding."""
-    codecs.register_error("signalbox", lambda error: (
-        json.dumps(error.object[error.start:error.end])[1:-1], error.end))
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="signalbox")
+codecs.register_error("signalbox", lambda error: (
+    json.dumps(error.object[error.start:error.end])[1:-1], error.end))
 
 
 def echo(text, err=False):
     """Print it. (Left to itself, click writes UTF-8 to a terminal that takes ASCII.)"""
     click.echo(text, file=sys.stderr if err else sys.stdout)
-
-
-def shown(message):
-    """A message as click may print it."""
-    encoding = sys.stderr.encoding
-    return plain(message, "\n").encode(encoding, "signalbox").decode(encoding)
-
-
-def refusal(message, exit_code=1):
-    """What ends a command with that line."""
-    error = click.ClickException(shown(message))
-    error.exit_code = exit_code
-    return error
-
-
-def be_brief():
-    """Let a person see warnings only: what a command prints is enough."""
-    if sys.stderr.isatty():
-        log.setLevel(logging.WARNING)
 
 
 class Duration(click.ParamType):
@@ -86,100 +63,96 @@ class Duration(click.ParamType):
             self.fail(f"{value!r} is not a whole number and s, m, h or d, such as 30d")
         seconds = int(match[1]) * SECONDS[match[2]]
         if not self.least <= seconds <= LONGEST_DURATION:
-            raise refusal(f"{param.opts[0]}: {value} is not between {self.least}s and 36500d")
+            raise Refused(f"{param.opts[0]}: {value} is not between {self.least}s and 36500d")
         return seconds
 
 
-class Contents(click.File):
-    """A file, as its name and its bytes."""
+class Contents(click.Path):
+    """A file, as its name and its bytes; - is standard input."""
 
     def convert(self, value, param, ctx):
-        file = super().convert(value, param, ctx)
         try:
-            content = file.read(LARGEST + 1)
+            with click.open_file(value, "rb") as file:
+                content = file.read(LARGEST + 1)
         except OSError as error:
-            self.fail(f"{value!r}: {error.strerror}")
+            raise Refused(f"{value!r}: {error.strerror}") from error
         if len(content) > LARGEST:
-            self.fail(f"{value!r} has more than {LARGEST} bytes")
+            raise Refused(f"{value!r} has more than {LARGEST} bytes")
         return "<stdin>" if value == "-" else value, content
 
-    def fail(self, message, param=None, ctx=None):
-        raise refusal(message)
+
+def completed(ctx, param, incomplete):
+    """The names or ids that the shell may complete this to; none while the database is away."""
+    with contextlib.suppress(*storage.BROKEN):
+        storage.database.prepare()
+        return upkeep.known(WorkflowRun.id if param.name == "run_id" else Workflow.name, incomplete)
+    return []
 
 
-def completing(column):
-    """Completes a name or id in the shell; nothing while the database is away."""
-    def complete(ctx, param, incomplete):
-        with contextlib.suppress(*storage.BROKEN):
-            storage.database.prepare()
-            return upkeep.known(column, incomplete)
-        return []
-    return complete
-
-
-name_argument = click.argument("name", shell_complete=completing(Workflow.name))
-run_argument = click.argument("run_id", metavar="ID", shell_complete=completing(WorkflowRun.id))
-
-
-class Command(click.Command):
-    """A command that uses the database, and says what a mistyped name may have meant."""
-
-    def invoke(self, ctx):
-        storage.database.use(ctx.find_object(ScriptInfo).load_app().config["DATABASE"])
-        if self.name != "wait":  # which has patience
-            storage.database.prepare()
-        try:
-            return super().invoke(ctx)
-        except NotFound as error:
-            typed = ctx.params.get("run_id") or ctx.params.get("name", "")
-            column = WorkflowRun.id if ctx.params.get("run_id") else Workflow.name
-            near = did_you_mean(typed, upkeep.known(column, typed) + upkeep.known(column))
-            raise refusal(f"{error}{near}", 2 if self.name == "wait" else 1) from error
+name_argument = click.argument("name", shell_complete=completed)
+run_argument = click.argument("run_id", metavar="ID", shell_complete=completed)
 
 
 @contextlib.contextmanager
-def refusing(group=None):
-    """What goes wrong inside ends the command with one line, which no terminal takes amiss."""
+def refusing(command):
+    """What goes wrong inside ends the command with one line on standard error, or with its usage,
+    which no terminal takes amiss. Exit code: 2 wrong usage, else 1, of `wait` 2 or 3."""
+    for stream in (sys.stdout, sys.stderr):  # what is not in its encoding is escaped
+        stream.reconfigure(errors="signalbox")
+    exit_code = 3 if command.name == "wait" else 1
     try:
         yield
         return
     except click.ClickException as error:
-        error.message = shown(error.message)
-        raise
+        error.message = plain(error.message, "\n")
+        error.show(sys.stderr)
+        sys.exit(error.exit_code)
     except ValidationError as error:
         message = "; ".join(lines_of(error.normalized_messages()))
+    except NotFound as error:
+        message, exit_code = str(error), min(exit_code, 2)
     except (Refused, Unusable, OSError) as error:
         message = str(error)
     except UnicodeError:
         message = "what was typed is not text in UTF-8"
     except storage.BROKEN as error:
         message = f"the database cannot be used now: {storage.why(error)}"
-    raise refusal(message, 3 if group and group.invoked_subcommand == "wait" else 1)
+    echo(plain(f"Error: {message}"), err=True)
+    sys.exit(exit_code)
 
 
-class Group(AppGroup):
-    """Commands whose refusals are one line on standard error and exit code 1."""
-    command_class = Command
+class Command(click.Command):
+    """A command that uses the database, and says what a mistyped name may have meant."""
+
+    def make_context(self, *args, **kwargs):
+        with refusing(self):
+            return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx):
         if os.environ.get("NO_COLOR"):  # https://no-color.org
             ctx.color = False
-        be_brief()
-        escape_what_is_not_encodable()
-        with refusing(ctx):
-            return super().invoke(ctx)
+        if sys.stderr.isatty():  # what a command prints is enough for a person
+            log.setLevel(logging.WARNING)
+        app = ctx.find_object(ScriptInfo).load_app()
+        storage.database.use(app.config["DATABASE"])
+        with refusing(self), app.app_context():
+            if self.name not in ("status", "wait"):  # which have their own way with a broken one
+                storage.database.prepare()
+            try:
+                return super().invoke(ctx)
+            except NotFound as error:
+                typed = ctx.params.get("run_id") or ctx.params.get("name", "")
+                column = WorkflowRun.id if ctx.params.get("run_id") else Workflow.name
+                near = did_you_mean(typed, upkeep.known(column, typed) + upkeep.known(column))
+                raise NotFound(f"{error}{near}") from error
 
 
-class Single(click.Command):
-    """A command in no group, whose refusals are as those of a group."""
-
-    def make_context(self, *args, **kwargs):
-        escape_what_is_not_encodable()
-        with refusing():
-            return super().make_context(*args, **kwargs)
+class Group(click.Group):
+    """Commands; a wrong name of one is refused as what goes wrong in them is."""
+    command_class = Command
 
     def invoke(self, ctx):
-        with refusing():
+        with refusing(self):
             return super().invoke(ctx)
 
 
@@ -223,7 +196,7 @@ def load_definitions(files, otherwise):
             definitions[definition["name"]] = definition
     if mistakes:
         echo("\n".join(map(plain, mistakes)), err=True)
-        raise refusal(otherwise)
+        raise Refused(otherwise)
     return definitions.values()
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from peewee import (ImproperlyConfigured, InterfaceError, OperationalError, PostgresqlDatabase,
                     ProgrammingError)
 
-from runs.refusals import Unusable
+from runs.refusals import Unusable, one_line
 from storage.schema import Schema
 
 BROKEN = (OperationalError, InterfaceError)
@@ -130,7 +130,7 @@ class Postgres(Schema, PostgresqlDatabase):
                 "psycopg is missing: pip install -r requirements-postgres.txt") from error
         except ProgrammingError as error:
             raise Unusable("DATABASE_URL: PostgreSQL refuses to open the database or to make its "
-                           f"tables: {error}") from error
+                           f"tables: {one_line(error)}") from error
         finally:
             self.close()  # a session must not be shared with the processes forked later
         self.ready = True
