@@ -1,5 +1,4 @@
 """The application: its settings, and the four views. Each reads, calls one method, answers."""
-import logging
 import os
 import re
 import sys
@@ -14,8 +13,8 @@ import cli
 import storage
 import upkeep
 from models import STEPS, TABLES, Workflow, WorkflowRun
-from runs.refusals import Unusable
-from runs.words import ANSWERS, LINK, SKIPPED
+from runs.refusals import ConditionsNotMet, Unusable
+from runs.words import ANSWERS, LINK
 from web import answers, doors, reading
 from web.asked import Asked, current_request
 from web.reading import together
@@ -88,20 +87,19 @@ def start(name, delivery):
 
 
 def handshake(name, payload):
-    """The answer to a sender that only asks whether somebody is there (contract 8), or None."""
+    """The answer to a sender that only asks whether somebody is there (contract 8), or None.
+
+    Raises NotFound, and ConditionsNotMet for a ping.
+    """
     asked = current_request()
-    if payload.get("type") == "url_verification" and "challenge" in payload:
-        hello = {"challenge": payload["challenge"]}
-    elif asked.environ.get("HTTP_X_GITHUB_EVENT") == "ping":
-        hello = {"status": SKIPPED, "statusMessage": "a ping starts nothing",
-                 **({"workflowRef": name} if name else {})}
-    else:
-        return None
-    if name and not asked.caller.workflow:
-        Workflow.named(name)  # raises NotFound
-    if "status" in hello:
-        answers.note(logging.INFO, SKIPPED, 200, hello["statusMessage"])
-    return hello
+    is_challenge = payload.get("type") == "url_verification" and "challenge" in payload
+    is_ping = asked.environ.get("HTTP_X_GITHUB_EVENT") == "ping"
+    if name and (is_challenge or is_ping) and not asked.caller.workflow:
+        Workflow.named(name)
+    if is_challenge:
+        return {"challenge": payload["challenge"]}
+    if is_ping:
+        raise ConditionsNotMet(name, "a ping starts nothing")
 
 
 def naming_its_run(query):
@@ -147,11 +145,11 @@ class Tokens(Words):
     def _deserialize(self, value, attr, data, **kwargs):
         pairs = []
         for word in super()._deserialize(value, attr, data, **kwargs):
-            name, colon, token = word.rpartition(":")
-            if colon and not (name and token) or ":" in name or name == LINK:
+            parts = re.fullmatch("(?:([^:]+):)?([^:]+)", word)
+            if not parts or parts[1] == LINK:
                 raise ValidationError("each must be TOKEN or NAME:TOKEN, neither empty nor with a "
                                       f"colon in it, and NAME not {LINK}")
-            pairs.append((name or None, token))
+            pairs.append(parts.groups())
         return pairs
 
 

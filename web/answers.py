@@ -14,7 +14,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 from runs.refusals import (Ambiguous, BadLink, ConditionsNotMet, Conflict, Denied, Expired,
                            NotAllowed, NotFound, PayloadDiffers, Refused, TriggerDisabled)
 from runs.words import MARKS, SKIPPED, in_utc, in_words, masked
-from schemas import dump_run
+from schemas import dump_run, present
 from storage import UNAVAILABLE, why
 from web import logs
 from web.asked import current_request
@@ -171,7 +171,8 @@ def refused(error):
 
 def skipped(error):
     note(logging.INFO, SKIPPED, 200, str(error))
-    return {"status": SKIPPED, "workflowRef": error.workflow_ref, "statusMessage": str(error)}
+    return present({"status": SKIPPED, "workflowRef": error.workflow_ref,
+                    "statusMessage": str(error)})
 
 
 def unavailable(error):
