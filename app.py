@@ -207,12 +207,19 @@ def utc_now():
 
 def create_app(environ=os.environ, clock=utc_now):
     """The WSGI application. Raises Unusable when a setting or the database cannot be used."""
-    app = Flask(__name__, static_folder=None)
-    app.request_class = Asked
     settings = load_settings(environ)
-    is_command = "FLASK_RUN_FROM_CLI" in environ and "run" not in sys.argv
-    app.config.update(SETTINGS=settings, ENVIRON=environ, CLOCK=clock,
-                      DATABASE=open_database(settings["DATABASE_URL"], is_command))
+    try:
+        opened = storage.open_database(settings["DATABASE_URL"], TABLES, STEPS)
+        storage.database.initialize(opened)
+        if "FLASK_RUN_FROM_CLI" not in environ or "run" in sys.argv:  # commands do so themselves
+            opened.prepare()
+    except storage.UNREACHABLE:
+        pass  # whoever needs it tries again, and says what is wrong
+    except (ValueError, TypeError) as error:
+        raise Unusable(f"DATABASE_URL: {error}") from error
+    app = Flask(__name__, static_folder=None)
+    app.config.update(SETTINGS=settings, ENVIRON=environ, CLOCK=clock, DATABASE=opened)
+    app.request_class = Asked
     app.json.sort_keys = False
     app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
     app.url_map.merge_slashes = False  # `//` would answer with a redirect, in HTML
@@ -239,18 +246,3 @@ def load_settings(environ):
     except ValidationError as error:
         raise Unusable("; ".join(f"{name}: {' '.join(messages)}"
                                  for name, messages in error.messages.items())) from error
-
-
-def open_database(url, is_command):
-    """Let the models use the database of the URL, and make it ready, unless it is busy or away:
-    whoever needs it tries again, and says what is wrong. Raises Unusable."""
-    try:
-        opened = storage.open_database(url, TABLES, STEPS)
-        storage.database.initialize(opened)
-        if not is_command:  # which does so itself, if it needs the database
-            opened.prepare()
-    except storage.UNREACHABLE:
-        pass
-    except (ValueError, TypeError) as error:
-        raise Unusable(f"DATABASE_URL: {error}") from error
-    return opened

@@ -77,7 +77,7 @@ def workflow_list(as_json):
         return echo("no workflows yet; load one: flask workflow apply workflows/release.json")
     echo(table(["NAME", "VERSION", "TASKS", "DISPLAY NAME"], [
         [workflow.name, workflow.version, len(workflow.content["tasks"]),
-         workflow.content.get("display_name", "")] for workflow in workflows], columns()))
+         workflow.content.get("display_name", "")] for workflow in workflows]))
 
 
 @workflow.command("show")
@@ -139,7 +139,7 @@ def workflowrun_list(workflow_ref, status, since, containing, correlate, limit, 
         return print_json([dump_run(run) for run in runs])
     if not runs:
         return echo("no such runs" + did_you_mean(workflow_ref, upkeep.known(Workflow.name)))
-    echo(listing(runs, columns()))
+    echo(listing(runs))
 
 
 @workflowrun.command("show")
@@ -294,7 +294,7 @@ def status(as_json):
         facts = {"database": f"cannot be used: {storage.why(error)}", "version": __version__}
     facts["looked at"] = (f"the database {storage.database.database} alone; the process that "
                           "answers requests is not seen from here")
-    print_json(facts) if as_json else echo(report(facts, columns()))
+    print_json(facts) if as_json else echo(report(facts))
     sys.exit(0 if facts["database"] == "ok" else 1)
 
 

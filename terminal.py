@@ -211,11 +211,11 @@ def coloured(text, status):
     return click.style(text, fg=COLOURS[status])
 
 
-def table(head, rows, width=None):
-    """A table, as wide as that at most: its last column is cut."""
+def table(head, rows):
+    """A table, as wide as the terminal at most: its last column is cut."""
     rows = [[plain(str(cell)) for cell in row] for row in [head, *rows]]
     widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    width, lines = columns(), ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     return "\n".join(line if width is None or len(line) <= width else line[:width - 1] + "…"
                      for line in lines)
 
@@ -280,21 +280,21 @@ def waits_for(run, with_age=True):
                      for task in run.tasks if task.status == WAITING)
 
 
-def listing(runs, width=None):
+def listing(runs):
     """A table of runs."""
     text = table(["ID", "STATUS", "AGE", "WORKFLOW", "WAITS FOR"], [
         [run.id, run.status, age(run.as_of - run.start_time), run.workflow_ref,
-         waits_for(run, with_age=False)] for run in runs], width)
+         waits_for(run, with_age=False)] for run in runs])
     return re.sub(rf"(?m)^(\w{{32}}  )({'|'.join(COLOURS)})",
                   lambda row: row[1] + coloured(row[2], row[2]), text)
 
 
-def report(facts, width=None):
+def report(facts):
     """A table of facts by name; of several numbers those that are none are left out."""
     return table(["WHAT", "STATE"], [
         [name, (", ".join(f"{key} {part}" for key, part in value.items() if part) or "none")
          if isinstance(value, dict) else value if value is not None else "none"]
-        for name, value in facts.items()], width)
+        for name, value in facts.items()])
 
 
 def trial(definition, delivery):
