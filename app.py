@@ -153,12 +153,6 @@ class Tokens(Words):
         return pairs
 
 
-def whole_number(default, least, most=None):
-    message = f"must be a whole number, at least {least}" + (f" and at most {most}" if most else "")
-    return fields.Integer(load_default=default, error_messages={"invalid": message},
-                          validate=validate.Range(least, most, error=message))
-
-
 GUARDS = ("ACCESS_TOKENS", "SECRET_KEY")  # without them doors are open, or links not there
 
 
@@ -168,17 +162,17 @@ class Settings(Schema):
         unknown = EXCLUDE
 
     DATABASE_URL = fields.String(load_default="sqlite:///instance/signalbox.db")
-    MAX_CONTENT_LENGTH = whole_number(1_048_576, least=1)
-    TRUSTED_PROXIES = whole_number(0, least=0)
+    MAX_CONTENT_LENGTH = fields.Integer(load_default=1_048_576, validate=validate.Range(1))
+    TRUSTED_PROXIES = fields.Integer(load_default=0, validate=validate.Range(0))
     ACCESS_TOKENS = Tokens(load_default=[])
     SECRET_KEY = Words(load_default=[])
     NOTIFY_SECRET = Words(load_default=[])
     CONFIRM_LINKS = fields.Boolean(load_default=True, truthy={"1"}, falsy={"0"},
                                    error_messages={"invalid": "must be 1 or 0"})
     HOST = fields.String(load_default="127.0.0.1")
-    PORT = whole_number(8000, least=0, most=65_535)
-    WEB_CONCURRENCY = whole_number(2, least=1)
-    THREADS = whole_number(16, least=1)
+    PORT = fields.Integer(load_default=8000, validate=validate.Range(0, 65_535))
+    WEB_CONCURRENCY = fields.Integer(load_default=2, validate=validate.Range(1))
+    THREADS = fields.Integer(load_default=16, validate=validate.Range(1))
     PUBLIC_URL = fields.Url(load_default=THIS_MACHINE, schemes={"http", "https"},
                             require_tld=False, error_messages={"invalid": "must be an http URL"},
                             validate=validate.ContainsNoneOf("?#", error="must end with a path"))

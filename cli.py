@@ -155,7 +155,7 @@ def workflowrun_show(run_id, as_json):
 
 @workflowrun.command("wait")
 @run_argument
-@click.option("--timeout", metavar="SECONDS", type=click.FloatRange(0, 1e9),
+@click.option("--timeout", metavar="SECONDS", type=click.FloatRange(0, 1e9), default=1e9,
               help="Stop waiting after this long.")
 def workflowrun_wait(run_id, timeout):
     """Wait until a run ends, and print it.
@@ -163,10 +163,9 @@ def workflowrun_wait(run_id, timeout):
     Exit code: 0 it succeeded, 1 it ended otherwise, 124 it still runs at the timeout, 2 there is no
     such run, 3 it cannot be told, 130 Ctrl-C. A database that is busy or away is asked again.
     """
-    if timeout is not None and not timeout >= 0:
-        raise click.BadParameter("nan is no number of seconds", click.get_current_context())
-    deadline = time.monotonic() + (1e9 if timeout is None else timeout)
-    run = trouble = None
+    if not timeout >= 0:
+        raise click.BadParameter("nan is no number of seconds")
+    deadline, run, trouble = time.monotonic() + timeout, None, None
     try:
         while run is None or run.status not in ENDED:
             try:

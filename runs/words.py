@@ -65,6 +65,8 @@ for kind, wanted in ((fields.String, "a text"), (fields.Integer, "a whole number
                      (fields.Boolean, "true or false"), (fields.List, "a list")):
     kind.default_error_messages["invalid"] = f"must be {wanted}"
 validate.OneOf.default_message = "must be one of {choices}"
+validate.Range.message_min = "must be at least {{min}}"
+validate.Range.message_all = "must be {{min}} to {{max}}"
 validate.Length.message_all = "must have {min} to {max} characters"
 validate.Length.message_max = "must have at most {max} characters"
 
