@@ -1,4 +1,5 @@
 """`flask workflow …` and `flask workflowrun …`: how people operate the service."""
+import json
 import logging
 import signal
 import sys
@@ -11,16 +12,16 @@ import notices
 import storage
 import upkeep
 from models import STEPS, TABLES, Workflow, WorkflowRun
-from runs.conditions import Delivery
+from runs.conditions import MISSING, Delivery, evaluate, in_text, is_enabled
 from runs.definitions import DEFINITION
-from runs.refusals import Refused, did_you_mean
+from runs.refusals import ConditionsNotMet, Refused, TriggerDisabled, did_you_mean
 from runs.strictjson import parse_object
 from runs.words import ANSWERS, ENDED, RUN_STATUSES, SUCCEEDED, WEBHOOK
 from schemas import dump_run
 from storage.copy import copy
 from terminal import (Command, Contents, Duration, Group, columns, completed, doubts, echo,
                       listing, load_definitions, name_argument, plain, print_json, report,
-                      run_argument, table, tell, tree, trial, waits_for)
+                      run_argument, table, tell, tree, waits_for)
 from web.cloudevents import CLOUD_EVENT
 from web.signatures import callback_link
 
@@ -105,8 +106,21 @@ def workflow_try(name, file, is_event, headers):
              for name, _, value in (header.partition(":") for header in headers)}
     delivery = (Delivery.of_event(CLOUD_EVENT.load(payload), headers=given) if is_event
                 else Delivery(WEBHOOK, {"data": payload}, headers=given))
-    starts, why = trial(Workflow.named(name).content, delivery)
-    echo(why)
+    workflow = Workflow.named(name)
+    try:
+        WorkflowRun.planned(workflow, delivery, False, now())
+        starts = True
+    except (TriggerDisabled, ConditionsNotMet):
+        starts = False
+    is_on = is_enabled(workflow.content, delivery.trigger)
+    echo(f"the {delivery.trigger} trigger is {'on' if is_on else 'off'}")
+    for condition, met, value in evaluate(workflow.content, delivery):
+        found = "missing" if value is MISSING else json.dumps(value, ensure_ascii=False)
+        verdict = "holds" if met else "does not hold"
+        echo(plain(f"{verdict}: {in_text(condition)}; found {found}"))
+    if starts and "secret_env" in workflow.content:
+        echo(f"its sender must sign it with {workflow.content['secret_env']}")
+    echo("would start" if starts else "would not start")
     sys.exit(0 if starts else 1)
 
 

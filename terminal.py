@@ -16,7 +16,6 @@ from marshmallow import ValidationError
 import storage
 import upkeep
 from models import Workflow, WorkflowRun
-from runs.conditions import MISSING, evaluate, filled_task, in_text, is_enabled
 from runs.definitions import read
 from runs.refusals import NotFound, Refused, Unusable, did_you_mean
 from runs.words import (CANCELLED, FAILED, LINK, MARKS, NOT_STARTED, RUNNING, SKIPPED, SUCCEEDED,
@@ -295,19 +294,3 @@ def report(facts):
         [name, (", ".join(f"{key} {part}" for key, part in value.items() if part) or "none")
          if isinstance(value, dict) else value if value is not None else "none"]
         for name, value in facts.items()])
-
-
-def trial(definition, delivery):
-    """Whether the delivery would start a run of the workflow, and the text that says why."""
-    starts = is_enabled(definition, delivery.trigger)
-    lines = [f"the {delivery.trigger} trigger is {'on' if starts else 'off'}"]
-    for condition, met, value in evaluate(definition, delivery):
-        found = "missing" if value is MISSING else json.dumps(value, ensure_ascii=False)
-        verdict = "holds" if met else "does not hold"
-        lines.append(plain(f"{verdict}: {in_text(condition)}; found {found}"))
-        starts = starts and met
-    for task in definition["tasks"] if starts else ():  # raises ValidationError
-        filled_task(task, delivery.params(definition["params"]))
-    if starts and "secret_env" in definition:
-        lines.append(f"its sender must sign it with {definition['secret_env']}")
-    return starts, "\n".join([*lines, "would start" if starts else "would not start"])
