@@ -94,8 +94,8 @@ run_argument = click.argument("run_id", metavar="ID", shell_complete=completed)
 
 @contextlib.contextmanager
 def refusing(command):
-    """What goes wrong inside ends the command with one line on standard error, or with its usage,
-    which no terminal takes amiss. Exit code: 2 wrong usage, else 1, of `wait` 2 or 3."""
+    """What goes wrong inside ends the command with one line, which no terminal takes amiss, and
+    exit code 2 for wrong usage, else 1; `wait` with 2 also for an unknown run, else 3."""
     for stream in (sys.stdout, sys.stderr):  # what is not in its encoding is escaped
         stream.reconfigure(errors="signalbox")
     exit_code = 3 if command.name == "wait" else 1
@@ -135,7 +135,7 @@ class Command(click.Command):
         app = ctx.find_object(ScriptInfo).load_app()
         storage.database.use(app.config["DATABASE"])
         with refusing(self), app.app_context():
-            if self.name not in ("status", "wait"):  # which have their own way with a broken one
+            if self.name not in ("status", "wait"):  # which say themselves what is wrong
                 storage.database.prepare()
             try:
                 return super().invoke(ctx)
@@ -214,9 +214,9 @@ def table(head, rows):
     """A table, as wide as the terminal at most: its last column is cut."""
     rows = [[plain(str(cell)) for cell in row] for row in [head, *rows]]
     widths = [max(map(len, column)) for column in zip(*rows)]
-    width, lines = columns(), ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    return "\n".join(line if width is None or len(line) <= width else line[:width - 1] + "…"
-                     for line in lines)
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    width = columns() or sys.maxsize
+    return "\n".join(line if len(line) <= width else line[:width - 1] + "…" for line in lines)
 
 
 def tree(run, settings):
