@@ -45,7 +45,7 @@ class Expired(BadLink):
 
 
 class ConditionsNotMet(Refused):
-    """The workflow's conditions do not hold, so nothing was started; None: it is not named."""
+    """Nothing was started, rightly: conditions do not hold, or it was a ping (maybe of no name)."""
 
     def __init__(self, workflow_ref, message):
         super().__init__(message)
