@@ -220,7 +220,8 @@ class Deliverer:
         is_broken = False
         while True:
             try:
-                upkeep.expire_overdue(self.clock())
+                if not self.stopping:
+                    upkeep.expire_overdue(self.clock())
                 began, is_broken = self.work(), False
             except storage.BROKEN as error:
                 if once or self.stopping:

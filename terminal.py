@@ -116,6 +116,7 @@ def refusing(command):
         message = "what was typed is not text in UTF-8"
     except storage.BROKEN as error:
         message = f"the database cannot be used now: {storage.why(error)}"
+    tell("")  # how far it had come
     echo(plain(f"Error: {message}"), err=True)
     sys.exit(exit_code)
 

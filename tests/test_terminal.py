@@ -10,7 +10,9 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import _NamedTextIOWrapper
+from peewee import OperationalError
 
+import upkeep
 from app import create_app
 from conftest import wait_task
 from inside import VERSION, Commands, age
@@ -195,6 +197,16 @@ def test_wait_shows_what_it_waits_for_and_clears_it(release, app, on_terminal, c
     assert result.stderr.startswith("\r\x1b[Kwaiting for tests (3m)")
     assert result.stderr.endswith("\r\x1b[K")
     assert json.loads(result.stdout)["id"] == release["id"] and result.exit_code == 124
+
+
+def test_an_error_stands_on_a_line_of_its_own(app, on_terminal, monkeypatch):
+    def purge(before):
+        yield 50
+        raise OperationalError("disk I/O error")
+    monkeypatch.setattr(upkeep, "purge", purge)
+    result = app.test_cli_runner().invoke(args=["workflowrun", "purge", "--older-than", "30d"])
+    *_, line = result.stderr.split("\r\x1b[K")
+    assert line.startswith("Error: the database cannot be used now") and result.exit_code == 1
 
 
 # A real terminal

@@ -80,7 +80,7 @@ class CloudEvent(Schema):
     @validates_schema(skip_on_field_errors=False)
     def check_extensions_and_data(self, event, **kwargs):
         mistakes = {}
-        for name in event.keys() - self.fields.keys() - {"data", "data_base64"}:
+        for name in sorted(event.keys() - self.fields.keys() - {"data", "data_base64"}):
             value = event[name]
             if not re.fullmatch("[a-z0-9]+", name):
                 mistakes[name] = ["an extension's name has lower-case letters and digits only"]
