@@ -1,7 +1,6 @@
 """All that is particular to PostgreSQL: sessions that may break, rows locked one by one."""
 import threading
 import time
-from contextlib import contextmanager
 
 from peewee import (ImproperlyConfigured, InterfaceError, OperationalError, PostgresqlDatabase,
                     ProgrammingError)
@@ -34,7 +33,7 @@ class Postgres(Schema, PostgresqlDatabase):
         options = f"{OPTIONS} {options} {UNHURRIED if unhurried else ''}"
         super().__init__(database, prefer_psycopg3=True, options=options, **{**LIMITS, **others})
 
-    def connect(self, *args, **kwargs):
+    def connect(self):
         """Open a session. When no answer came in time, nobody tries for a while: sessions are made
         one at a time, and each would wait as long, one after the other."""
         with self.connecting:
@@ -42,65 +41,51 @@ class Postgres(Schema, PostgresqlDatabase):
             if began < self.silent_until:
                 raise OperationalError("PostgreSQL is away: it did not answer a moment ago")
             try:
-                return super().connect(*args, **kwargs)
+                super().connect()
             except OperationalError:
                 if time.monotonic() - began >= LIMITS["connect_timeout"]:
                     self.silent_until = time.monotonic() + RETRY_SECONDS
                 raise
 
-    @contextmanager
     def writing(self):
         """One write transaction; whoever changes a run locks its row first."""
-        with self.transaction_or_new_session(self.atomic()):
-            yield
+        return self.atomic()
 
     in_batches = writing  # rows are locked one by one: nobody waits for a purge
 
-    @contextmanager
     def snapshot(self):
         """Several reads that see the same state."""
-        with self.transaction_or_new_session(self.atomic(REPEATABLE_READ)):
-            yield
-
-    @contextmanager
-    def transaction_or_new_session(self, transaction):
-        try:
-            with refusing_what_changed(), transaction:
-                yield
-        except BROKEN:
-            self.drop_broken_session()
-            raise
+        return self.atomic(REPEATABLE_READ)
 
     def begin(self, isolation_level=None):
-        try:
-            super().begin(isolation_level)
-        except BROKEN:
-            if not self.drop_broken_session():
-                raise
-            super().begin(isolation_level)  # the session broke while it was idle
+        self.ask(super().begin, isolation_level)
 
     def rollback(self):
         try:
             super().rollback()
         except BROKEN:
-            pass  # the session is gone, and the server has rolled it back
+            self.close()  # the session is gone, and the server has rolled it back
 
     def execute_sql(self, sql, params=None):
-        with refusing_what_changed():
-            try:
-                return super().execute_sql(sql, params)
-            except BROKEN:
-                if self.in_transaction() or not self.drop_broken_session():
-                    raise
-                return super().execute_sql(sql, params)  # as in begin()
+        """The cursor. Raises Unusable when somebody has taken our tables away, or our rights."""
+        try:
+            return self.ask(super().execute_sql, sql, params)
+        except ProgrammingError as error:
+            if getattr(error.orig, "sqlstate", None) not in CHANGED:
+                raise
+            raise Unusable(
+                f"the PostgreSQL database cannot be used: {error.orig.diag.message_primary}; give "
+                "the user of DATABASE_URL its tables and rights") from error
 
-    def drop_broken_session(self):
-        """Forget this thread's session if it can no longer be used; say whether that was so."""
-        if self.is_closed() or self.is_connection_usable():
-            return False
-        self.connection().close()
-        self.dispose()
-        return True
+    def ask(self, question, *args):
+        """The answer; asked again on a new session when this one broke while it was idle."""
+        try:
+            return question(*args)
+        except BROKEN:
+            if self.in_transaction() or self.is_closed() or self.is_connection_usable():
+                raise
+            self.close()
+            return question(*args)
 
     def locking(self, query, mode):
         """The query, locking the rows that it finds: FOR UPDATE or FOR SHARE."""
@@ -167,15 +152,3 @@ class Postgres(Schema, PostgresqlDatabase):
 
     def backup(self, path):
         raise Unusable("this database is PostgreSQL: use pg_dump, or its own backups")
-
-
-@contextmanager
-def refusing_what_changed():
-    """Refuse for now when somebody has taken our tables away, or our rights."""
-    try:
-        yield
-    except ProgrammingError as error:
-        if getattr(error.orig, "sqlstate", None) not in CHANGED:
-            raise
-        raise Unusable(f"the PostgreSQL database cannot be used: {error.orig.diag.message_primary};"
-                       " give the user of DATABASE_URL its tables and rights") from error
