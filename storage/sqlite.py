@@ -48,13 +48,13 @@ class Sqlite(Schema, SqliteDatabase):
     is_new = False  # whether prepare() made the file
     replaced = False
     hurry_until = 0
+    first = wal = None  # the process's first connection, and which WAL it uses
 
     def __init__(self, database, unhurried=False, **options):
         if database == ":memory:":
             raise ValueError("a database in memory would forget every run; name a file")
         sqlite3.connect(":memory:", **options).close()  # raises TypeError for a wrong option
         self.turn = threading.Lock()
-        self.opened = {}  # for each thread its connection and the WAL of that
         super().__init__(database, pragmas={
             "synchronous": "FULL", "foreign_keys": 1, "wal_autocheckpoint": CHECKPOINT_PAGES},
             **{**options, "timeout": 0})
@@ -65,13 +65,13 @@ class Sqlite(Schema, SqliteDatabase):
         if not self.turn.acquire(timeout=QUEUE_SECONDS):
             raise OperationalError("the disk is too slow for the requests that wait to be stored")
         try:
-            self.begin("IMMEDIATE")
+            self.execute_sql("BEGIN IMMEDIATE")
             self.hurry_until, began = 0, time.monotonic()
             try:
                 yield
-                self.commit()
+                self.execute_sql("COMMIT")
             except BaseException:
-                self.rollback()
+                self.connection().rollback()  # if SQLite did not itself, as on a full disk
                 raise
             held = time.monotonic() - began
             if held > SLOW_SECONDS:  # the other processes would hardly ever find the file free
@@ -98,35 +98,22 @@ class Sqlite(Schema, SqliteDatabase):
     def snapshot(self):
         """Several reads that see the same state."""
         self.check_it_is_the_same()
-        with self.atomic("DEFERRED"):
+        self.execute_sql("BEGIN")
+        try:
             yield
+        finally:
+            self.connection().rollback()
 
-    def begin(self, lock_type=None):
-        self.execute_sql(f"BEGIN {lock_type or ''}")
-
-    def commit(self):
-        self.connection().execute("COMMIT")
-
-    def connect(self, *args, **kwargs):
-        """Open a connection, and note which WAL it uses as long as it stays open."""
-        opened = super().connect(*args, **kwargs)
-        if opened and self.ready:
-            try:
-                self.execute_sql("SELECT 1 FROM sqlite_master").close()  # opens it
-            except BaseException:
-                self.close()
-                raise
-            for thread in [thread for thread in self.opened if not thread.is_alive()]:
-                self.opened.pop(thread, None)
-            self.opened[threading.current_thread()] = self.connection(), self.wal()
-        return opened
+    def connect(self):
+        """Open a connection. The first one of a process stays open, and with it the WAL that all
+        of them use."""
+        super().connect()
+        if self.ready and not self.wal:
+            self.first, self.wal = self.connection(), identity(f"{self.database}-wal")
 
     def close(self):
-        self.opened.pop(threading.current_thread(), None)
+        self.first = self.wal = None
         return super().close()
-
-    def wal(self):
-        return identity(f"{self.database}-wal")
 
     def check_it_is_the_same(self):
         """Raise Unusable, from then on always, when a file that is open is no longer in its place.
@@ -134,11 +121,10 @@ class Sqlite(Schema, SqliteDatabase):
         Somebody has put a backup there: what would be written now would be lost.
         """
         if self.ready and not self.replaced:
-            _, wal = self.opened.get(threading.current_thread(), (None, None))
             found = identity(self.database)
             if found != self.file and not os.path.isfile(self.database):
                 raise Unusable(f"{self.database} is not in its place now; put it back, or restart")
-            self.replaced = found != self.file or wal and wal != self.wal()
+            self.replaced = found != self.file or self.has_lost_its_wal()
         if self.replaced:
             raise Unusable(f"{self.database} was replaced under the running service; stop it, "
                            "restore the backup again, and start it")
@@ -146,15 +132,14 @@ class Sqlite(Schema, SqliteDatabase):
     def leave_what_replaced_it(self):
         """At the end of a process: do not close connections that would write their WAL, which is
         no longer in its place, into the file. (SQLite itself sees whether the file is.)"""
-        if identity(self.database) == self.file and any(
-                wal != self.wal() for connection, wal in self.opened.values()):
+        if identity(self.database) == self.file and self.has_lost_its_wal():
             os._exit(1)
 
-    def execute_sql(self, sql, params=None):
-        return self.ask(lambda: self.connection().execute(sql, params or ()))
+    def has_lost_its_wal(self):
+        return self.wal and self.wal != identity(f"{self.database}-wal")
 
-    def ask(self, question):
-        """The answer, asked for again while another connection holds the file.
+    def execute_sql(self, sql, params=None):
+        """The cursor; it is asked for again while another connection holds the file.
 
         After one long wait in vain nobody waits long for a while: otherwise each of them would,
         one after the other.
@@ -162,7 +147,7 @@ class Sqlite(Schema, SqliteDatabase):
         began = None
         while True:
             try:
-                return question()
+                return self.connection().execute(sql, params or ())
             except (DatabaseError, sqlite3.Error) as error:
                 if result_code(error) not in BUSY:
                     self.check_it_is_the_same()
@@ -175,11 +160,6 @@ class Sqlite(Schema, SqliteDatabase):
                     self.hurry_until = now + RETRY_SECONDS
                     raise OperationalError("another program holds the database") from error
             time.sleep(POLL_SECONDS)
-
-    def rollback(self):
-        """Roll back, unless SQLite already did so by itself (as it does when the disk is full)."""
-        if self.connection().in_transaction:
-            super().rollback()
 
     def locking(self, query, mode):
         """The query as it is: there is one writer at a time."""
