@@ -3,7 +3,6 @@
 Each of the two has: prepare(), writing(), in_batches(), snapshot(), locking(), exclusive(),
 insert(), size(), backup(), is_missing(), renumber(), and how it stores the schema's version.
 """
-import errno
 import sqlite3
 from contextvars import ContextVar
 
@@ -13,7 +12,8 @@ from playhouse import db_url
 
 from runs.refusals import Unusable, one_line
 from storage.postgres import Postgres
-from storage.sqlite import Sqlite, result_code
+from storage.schema import code_of
+from storage.sqlite import Sqlite
 
 SCHEMES = {"sqlite": Sqlite, "postgresql": Postgres}
 UNREACHABLE = (OperationalError, InterfaceError, sqlite3.OperationalError)
@@ -21,12 +21,12 @@ UNREACHABLE = (OperationalError, InterfaceError, sqlite3.OperationalError)
 AWAY = (*UNREACHABLE, InternalError)
 UNAVAILABLE = (*AWAY, Unusable)
 BROKEN = (*UNAVAILABLE, DatabaseError, sqlite3.Error)  # what ends a command with one line
-FULL = "the disk is full"
 #: What stands behind an error, by SQLite's result code or PostgreSQL's SQLSTATE.
-CAUSES = {sqlite3.SQLITE_FULL: FULL, sqlite3.SQLITE_IOERR: "the disk cannot be written",
+CAUSES = {sqlite3.SQLITE_FULL: "the disk is full", "53100": "the disk is full",
+          sqlite3.SQLITE_IOERR: "the disk cannot be written",
           sqlite3.SQLITE_CORRUPT: "the database is damaged; restore a backup",
-          "53100": FULL, "55P03": "another program holds the database",
-          "57014": "PostgreSQL is too slow", "25006": "PostgreSQL takes no writes"}
+          "55P03": "another program holds the database", "57014": "PostgreSQL is too slow",
+          "25006": "PostgreSQL takes no writes"}
 
 
 class Current(DatabaseProxy):
@@ -122,15 +122,7 @@ def open_database(url, tables, steps, **options):
 def why(error):
     """What keeps the database from being used, for the log and whoever types a command."""
     said = one_line(error)
-    code = result_code(error) & 0xFF  # without the extended part
-    driver = error
-    while hasattr(driver, "orig"):
-        driver = driver.orig
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-        return FULL
-    if cause := CAUSES.get(code or getattr(driver, "sqlstate", None)):
-        full = (code == sqlite3.SQLITE_IOERR and isinstance(database.obj, Sqlite)
-                and database.has_no_room())
-        return FULL if full else f"{cause}: {said}"
+    if cause := CAUSES.get(code_of(error)):
+        return f"{cause}: {said}"
     is_away = isinstance(database.obj, Postgres) and isinstance(error, UNREACHABLE)
-    return f"PostgreSQL is away: {said}" if is_away and driver is not error else said
+    return f"PostgreSQL is away: {said}" if is_away and hasattr(error, "orig") else said

@@ -6,7 +6,7 @@ from peewee import (ImproperlyConfigured, InterfaceError, OperationalError, Post
                     ProgrammingError)
 
 from runs.refusals import Unusable, one_line
-from storage.schema import Schema
+from storage.schema import Schema, code_of
 
 BROKEN = (OperationalError, InterfaceError)
 LOCK = 0x51674278  # the advisory lock of whoever makes or changes the tables
@@ -71,7 +71,7 @@ class Postgres(Schema, PostgresqlDatabase):
         try:
             return self.ask(super().execute_sql, sql, params)
         except ProgrammingError as error:
-            if getattr(error.orig, "sqlstate", None) not in CHANGED:
+            if code_of(error) not in CHANGED:
                 raise
             raise Unusable(
                 f"the PostgreSQL database cannot be used: {error.orig.diag.message_primary}; give "

@@ -42,3 +42,11 @@ class Schema:
                 else:
                     self.create_tables(self.tables)
                     self.store_version(self.newest_version)
+
+
+def code_of(error):
+    """SQLite's result code for the error, without its extended part, or PostgreSQL's SQLSTATE; 0
+    without one. Peewee wraps the driver's errors, once or twice."""
+    while hasattr(error, "orig"):
+        error = error.orig
+    return getattr(error, "sqlstate", None) or getattr(error, "sqlite_errorcode", 0) & 0xFF

@@ -14,7 +14,7 @@ from pathlib import Path
 from peewee import DatabaseError, OperationalError, SqliteDatabase
 
 from runs.refusals import Unusable
-from storage.schema import Schema
+from storage.schema import Schema, code_of
 
 APPLICATION_ID = 0x51674278  # "QgBx": SQLite's mark for whose file this is
 BUSY_SECONDS = 5  # how long another program may hold the file; our own take far less a turn
@@ -23,7 +23,6 @@ RETRY_SECONDS, HURRY_SECONDS = 1, 0.1  # once that was in vain: for so long, nob
 CHECKPOINT_PAGES = 4000  # 16 MB; at SQLite's own 1000 pages a start took 2.5 % longer
 POLL_SECONDS, SLOW_SECONDS = 0.000001, 0.01
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_RECOVERY)
 #: Result codes that waiting does not cure (https://sqlite.org/rescode.html).
 FATAL = {sqlite3.SQLITE_CANTOPEN: "cannot be opened",
          sqlite3.SQLITE_READONLY: "is not writable",
@@ -149,10 +148,13 @@ class Sqlite(Schema, SqliteDatabase):
             try:
                 return self.connection().execute(sql, params or ())
             except (DatabaseError, sqlite3.Error) as error:
-                if result_code(error) not in BUSY:
+                code = code_of(error)
+                if code != sqlite3.SQLITE_BUSY:
                     self.check_it_is_the_same()
-                    if reason := FATAL.get(result_code(error) & 0xFF):  # without the extended part
-                        raise Unusable(f"{self.database} {reason}") from error
+                    if code in FATAL:
+                        raise Unusable(f"{self.database} {FATAL[code]}") from error
+                    if code == sqlite3.SQLITE_IOERR and self.has_no_room():
+                        raise OperationalError("the disk is full") from error
                     raise
                 now = time.monotonic()
                 began = began or now
@@ -288,16 +290,9 @@ def identity(path):
     """Which file the path names; None when there is none."""
     try:
         found = os.stat(path)
+        return found.st_dev, found.st_ino
     except OSError:
         return None
-    return found.st_dev, found.st_ino
-
-
-def result_code(error):
-    """SQLite's result code for the error; Peewee wraps the driver's once or twice."""
-    while hasattr(error, "orig"):
-        error = error.orig
-    return getattr(error, "sqlite_errorcode", 0)
 
 
 def sync(path):
