@@ -211,7 +211,7 @@ class WorkflowRun(RunLife, Table):
     def store(self, workflow):
         """Insert the new run and its tasks; False when the workflow is no longer as it is here, or
         when the same delivery has started a run before."""
-        self.number = database.insert(*INSERT_RUN.bound(
+        self.number = database.inserted(INSERT_RUN.run(
             self.__data__ | {"name": workflow.name, "definition": workflow.definition}))
         if self.number:
             for task in self.tasks:

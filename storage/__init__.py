@@ -1,7 +1,7 @@
 """The seam between models.py and the databases: sqlite.py (the default) and postgres.py.
 
 Each of the two has: prepare(), writing(), in_batches(), snapshot(), locking(), exclusive(),
-insert(), size(), backup(), is_missing(), renumber(), and how it stores the schema's version.
+inserted(), size(), backup(), is_missing(), renumber(), and how it stores the schema's version.
 """
 import sqlite3
 from contextvars import ContextVar
@@ -83,18 +83,15 @@ class Statement:
 
     def run(self, values):
         """Execute it with the values of its parameters, a mapping; the cursor."""
-        return database.obj.execute_sql(*self.bound(values))
-
-    def bound(self, values):
-        """Its SQL, and the values in the order of that."""
-        kind = type(database.obj)
+        opened = database.obj
+        kind = type(opened)
         if kind not in self.built:
             query = self.build()
             self.model = query.model
             self.columns = [field.name for field in query.model._meta.sorted_fields]
             self.built[kind] = query.sql()
         sql, parameters = self.built[kind]
-        return sql, [values[name] for name in parameters]
+        return opened.execute_sql(sql, [values[name] for name in parameters])
 
     def fetch(self, **values):
         """The selected rows, all their columns, as instances of the model."""

@@ -95,9 +95,9 @@ class Postgres(Schema, PostgresqlDatabase):
         """Wait until nobody else makes tables or applies definitions, and keep others waiting."""
         self.execute_sql("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
 
-    def insert(self, sql, values):
-        """The number of the inserted row; None when a unique index ignored it."""
-        row = self.execute_sql(sql, values).fetchone()
+    def inserted(self, cursor):
+        """The number of the row that was inserted; None when a unique index ignored it."""
+        row = cursor.fetchone()
         return row and row[0]
 
     def prepare(self):

@@ -170,9 +170,8 @@ class Sqlite(Schema, SqliteDatabase):
     def exclusive(self):
         """Nothing, for the same reason."""
 
-    def insert(self, sql, values):
-        """The number of the inserted row; None when a unique index ignored it."""
-        cursor = self.execute_sql(sql, values)
+    def inserted(self, cursor):
+        """The number of the row that was inserted; None when a unique index ignored it."""
         return cursor.lastrowid if cursor.rowcount == 1 else None
 
     def prepare(self):
