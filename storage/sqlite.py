@@ -1,7 +1,6 @@
 """All that is particular to SQLite: opening the file, one writer at a time, its backup."""
 import atexit
 import os
-import secrets
 import shutil
 import sqlite3
 import stat
@@ -10,6 +9,7 @@ import time
 import weakref
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from peewee import DatabaseError, OperationalError, SqliteDatabase
 
@@ -22,7 +22,6 @@ QUEUE_SECONDS = 20  # how long a thread waits for the others of its process: bel
 RETRY_SECONDS, HURRY_SECONDS = 1, 0.1  # once that was in vain: for so long, nobody waits longer
 CHECKPOINT_PAGES = 4000  # 16 MB; at SQLite's own 1000 pages a start took 2.5 % longer
 POLL_SECONDS, SLOW_SECONDS = 0.000001, 0.01
-NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 #: Result codes that waiting does not cure (https://sqlite.org/rescode.html).
 FATAL = {sqlite3.SQLITE_CANTOPEN: "cannot be opened",
          sqlite3.SQLITE_READONLY: "is not writable",
@@ -236,16 +235,13 @@ class Sqlite(Schema, SqliteDatabase):
         """
         if not path or os.path.lexists(path):
             raise Unusable(f"{path} exists already; name a new file" if path else "name a new file")
-        part = f"{path}.{secrets.token_hex(4)}.part"
+        new = Path(path).absolute()
         try:
-            os.close(os.open(part, NEW, 0o600))
-            try:
-                self.execute_sql("VACUUM INTO ?", (part,))
-                sync(part)
-                os.link(part, path)  # unlike a renaming, it refuses a name that is taken meanwhile
-            finally:
-                os.unlink(part)
-            sync(Path(path).absolute().parent)
+            with NamedTemporaryFile(dir=new.parent, prefix=f"{new.name}.", suffix=".part") as part:
+                self.execute_sql("VACUUM INTO ?", (part.name,))
+                os.fsync(part.fileno())
+                os.link(part.name, path)  # unlike a renaming, it refuses a name taken meanwhile
+            sync(new.parent)
         except OSError as error:
             raise Unusable(f"{path}: {error.strerror}") from error
 
@@ -264,7 +260,7 @@ def make_or_check(file):
     """
     is_new = False
     with suppress(FileExistsError):
-        os.close(os.open(file, NEW, 0o600))
+        file.touch(0o600, exist_ok=False)
         is_new = True
     for path in beside(file):
         with suppress(FileNotFoundError):
