@@ -134,7 +134,7 @@ class Command(click.Command):
         if sys.stderr.isatty():  # what a command prints is enough for a person
             log.setLevel(logging.WARNING)
         app = ctx.find_object(ScriptInfo).load_app()
-        storage.database.use(app.config["DATABASE"])
+        storage.database.initialize(app.config["DATABASE"])
         with refusing(self), app.app_context():
             if self.name not in ("status", "wait"):  # which say themselves what is wrong
                 storage.database.prepare()

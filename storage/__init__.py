@@ -30,19 +30,14 @@ CAUSES = {sqlite3.SQLITE_FULL: "the disk is full", "53100": "the disk is full",
 
 
 class Current(DatabaseProxy):
-    """The database of the application that works now, or worked last in this thread."""
-    used, newest = ContextVar("used", default=None), None
+    """The database of the application that works in this thread now, or worked last."""
+    used = ContextVar("used", default=None)
 
     @property
     def obj(self):
-        return self.used.get() or Current.newest
+        return self.used.get()
 
     def initialize(self, opened):
-        """Use this one from now on; threads that have not used another yet do so too."""
-        Current.newest = opened
-        self.use(opened)
-
-    def use(self, opened):
         self.used.set(opened)
 
 

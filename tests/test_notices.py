@@ -1,5 +1,6 @@
 """Notices: what is told to whom, when, and what happens when it cannot be (contract 10)."""
 import base64
+import contextvars
 import json
 import socket
 import threading
@@ -427,7 +428,8 @@ def test_a_receiver_that_never_answers_holds_up_no_other(
             start("stuck")
         start("release")
         stopped = []
-        thread = threading.Thread(target=lambda: stopped.append(deliver()))
+        deliver_here = contextvars.copy_context().run  # as it is on this thread's database
+        thread = threading.Thread(target=lambda: stopped.append(deliver_here(deliver)))
         thread.start()
         deadline = time.monotonic() + 1.5
         while not receiver.got and time.monotonic() < deadline:

@@ -58,7 +58,7 @@ def identify():
     asked.config = config = current_app.config
     headers, path = asked.headers, asked.path
     opened, tokens = config["DATABASE"], config["SETTINGS"]["ACCESS_TOKENS"]
-    database.use(opened)
+    database.initialize(opened)
     opened.prepare()
     try:
         asked.parameters = parameters = parameters_in(asked.query_string)
