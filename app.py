@@ -207,7 +207,7 @@ def create_app(environ=os.environ, clock=utc_now):
         storage.database.initialize(opened)
         if "FLASK_RUN_FROM_CLI" not in environ or "run" in sys.argv:  # commands do so themselves
             opened.prepare()
-    except storage.UNREACHABLE:
+    except storage.AWAY:
         pass  # whoever needs it tries again, and says what is wrong
     except (ValueError, TypeError) as error:
         raise Unusable(f"DATABASE_URL: {error}") from error

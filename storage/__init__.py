@@ -6,19 +6,17 @@ inserted(), size(), backup(), is_missing(), renumber(), and how it stores the sc
 import sqlite3
 from contextvars import ContextVar
 
-from peewee import (DatabaseError, DatabaseProxy, InterfaceError, InternalError, Model,
-                    OperationalError, Value)
+from peewee import DatabaseError, DatabaseProxy, InternalError, Model, Value
 from playhouse import db_url
 
 from runs.refusals import Unusable, one_line
-from storage.postgres import Postgres
+from storage.postgres import UNREACHABLE, Postgres
 from storage.schema import code_of
 from storage.sqlite import Sqlite
 
 SCHEMES = {"sqlite": Sqlite, "postgresql": Postgres}
-UNREACHABLE = (OperationalError, InterfaceError, sqlite3.OperationalError)
 #: What a caller may try again later: the database is busy, full or out of reach.
-AWAY = (*UNREACHABLE, InternalError)
+AWAY = (*UNREACHABLE, InternalError, sqlite3.OperationalError)
 UNAVAILABLE = (*AWAY, Unusable)
 BROKEN = (*UNAVAILABLE, DatabaseError, sqlite3.Error)  # what ends a command with one line
 #: What stands behind an error, by SQLite's result code or PostgreSQL's SQLSTATE.

@@ -8,7 +8,7 @@ from peewee import (ImproperlyConfigured, InterfaceError, OperationalError, Post
 from runs.refusals import Unusable, one_line
 from storage.schema import Schema, code_of
 
-BROKEN = (OperationalError, InterfaceError)
+UNREACHABLE = (OperationalError, InterfaceError)
 LOCK = 0x51674278  # the advisory lock of whoever makes or changes the tables
 REPEATABLE_READ = 3  # Peewee's number for it
 #: Nothing waits longer than this for the server, the network or somebody else's lock.
@@ -63,7 +63,7 @@ class Postgres(Schema, PostgresqlDatabase):
     def rollback(self):
         try:
             super().rollback()
-        except BROKEN:
+        except UNREACHABLE:
             self.close()  # the session is gone, and the server has rolled it back
 
     def execute_sql(self, sql, params=None):
@@ -81,7 +81,7 @@ class Postgres(Schema, PostgresqlDatabase):
         """The answer; asked again on a new session when this one broke while it was idle."""
         try:
             return question(*args)
-        except BROKEN:
+        except UNREACHABLE:
             if self.in_transaction() or self.is_closed() or self.is_connection_usable():
                 raise
             self.close()

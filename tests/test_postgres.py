@@ -430,6 +430,16 @@ def test_a_machine_started_while_the_server_is_away_works_once_it_is_there(
             assert machine.serves()
 
 
+def test_a_start_on_a_server_that_takes_no_writes_is_503(postgres):
+    """As a standby's, while the tables are missing or those of an older version."""
+    name = postgres.new()
+    with postgres.connect() as session:
+        session.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    client = create_app({"DATABASE_URL": postgres.url(name)}).test_client()
+    assert client.post("/api/v2/webhook?workflow=release", json={}).status_code == 503
+    close_database()
+
+
 def test_commands_say_in_a_line_that_the_server_is_away(postgres, tmp_path):
     machine = Machine(tmp_path, postgres, postgres.new())
     with postgres.away():
