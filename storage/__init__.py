@@ -1,7 +1,7 @@
 """The seam between models.py and the databases: sqlite.py (the default) and postgres.py.
 
-Each of the two has: prepare(), writing(), in_batches(), snapshot(), locking(), exclusive(),
-inserted(), size(), backup(), is_missing(), renumber(), and how it stores the schema's version.
+Each of the two has: writing(), in_batches(), snapshot(), inserted(), size(), is_missing(), backup()
+and how it is made ready and stores the schema's version; schema.py has the rest.
 """
 import sqlite3
 from contextvars import ContextVar
@@ -81,7 +81,7 @@ class Statement:
         if kind not in self.built:
             query = self.build()
             self.model = query.model
-            self.columns = [field.name for field in query.model._meta.sorted_fields]
+            self.columns = query.model._meta.sorted_field_names
             self.built[kind] = query.sql()
         sql, parameters = self.built[kind]
         return opened.execute_sql(sql, [values[name] for name in parameters])

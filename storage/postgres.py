@@ -25,7 +25,6 @@ class Postgres(Schema, PostgresqlDatabase):
     `unhurried`: its statements may last as long as copying a whole database takes.
     """
 
-    ready = False  # set by prepare(), before which nothing else may be asked
     silent_until = 0
 
     def __init__(self, database, options="", unhurried=False, **others):
@@ -87,12 +86,7 @@ class Postgres(Schema, PostgresqlDatabase):
             self.close()
             return question(*args)
 
-    def locking(self, query, mode):
-        """The query, locking the rows that it finds: FOR UPDATE or FOR SHARE."""
-        return query.for_update(mode)
-
     def exclusive(self):
-        """Wait until nobody else makes tables or applies definitions, and keep others waiting."""
         self.execute_sql("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
 
     def inserted(self, cursor):
@@ -100,10 +94,7 @@ class Postgres(Schema, PostgresqlDatabase):
         row = cursor.fetchone()
         return row and row[0]
 
-    def prepare(self):
-        """Make the tables, or check that they are ours and not newer than the code."""
-        if self.ready:
-            return
+    def make_ready(self):
         try:
             encoding = self.execute_sql("SHOW server_encoding").fetchone()[0]
             if encoding != "UTF8":
@@ -116,9 +107,6 @@ class Postgres(Schema, PostgresqlDatabase):
         except ProgrammingError as error:
             raise Unusable("DATABASE_URL: PostgreSQL refuses to open the database or to make its "
                            f"tables: {one_line(error)}") from error
-        finally:
-            self.close()  # a session must not be shared with the processes forked later
-        self.ready = True
 
     def stored_version(self):
         tables = {name for name, in self.execute_sql(
@@ -144,7 +132,6 @@ class Postgres(Schema, PostgresqlDatabase):
         return False  # the server says so when it is asked
 
     def renumber(self):
-        """Let new rows be numbered after those that were copied."""
         self.execute_sql(
             "SELECT setval(pg_get_serial_sequence('workflow', 'id'), max(id)) FROM workflow")
         self.execute_sql("SELECT setval(pg_get_serial_sequence('workflow_run', 'number'), "

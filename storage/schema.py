@@ -1,4 +1,4 @@
-"""The steps from one version of the schema to the next, on either database."""
+"""What the two kinds of database share: how they are opened, and how their schema changes."""
 from peewee import SQL, Entity, Field, NodeList
 
 from runs.refusals import Unusable
@@ -6,10 +6,37 @@ from runs.refusals import Unusable
 
 class Schema:
     """What a database knows of its tables: `tables`, `steps` and `newest_version` are given to it;
-    stored_version() (0: there are no tables) and store_version() are its own."""
+    make_ready(), stored_version() (0: there are no tables) and store_version() are its own."""
+
+    ready = False  # set by prepare(), before which nothing else may be asked
+    file = None  # which file it is, once it is ready, if it is one
+
+    def prepare(self):
+        """Make the tables, or check that they are ours and not newer than the code.
+
+        Raises Unusable.
+        """
+        if not self.ready:
+            try:
+                self.make_ready()
+            finally:
+                self.close()  # a session must not be shared with the processes forked later
+            self.ready = True
 
     def discard(self):
         """Remove what prepare() made, if it is a file."""
+
+    def exclusive(self):
+        """Wait until nobody else makes tables or applies definitions, and keep others waiting; all
+        writers of SQLite do."""
+
+    def locking(self, query, mode):
+        """The query, locking the rows that it finds, FOR UPDATE or FOR SHARE, where that is known:
+        SQLite has one writer at a time."""
+        return query.for_update(mode) if self.for_update else query
+
+    def renumber(self):
+        """Let new rows be numbered after those that were copied, as SQLite does by itself."""
 
     def add(self, *parts):
         """Add columns, as the fields of a table say, and indexes: a step."""

@@ -42,7 +42,6 @@ class Sqlite(Schema, SqliteDatabase):
     other processes. SQLite's own waiting sleeps longer and longer, and starves some writers.
     """
 
-    ready = False  # set by prepare(), before which nothing else may be asked
     is_new = False  # whether prepare() made the file
     replaced = False
     hurry_until = 0
@@ -162,21 +161,11 @@ class Sqlite(Schema, SqliteDatabase):
                     raise OperationalError("another program holds the database") from error
             time.sleep(POLL_SECONDS)
 
-    def locking(self, query, mode):
-        """The query as it is: there is one writer at a time."""
-        return query
-
-    def exclusive(self):
-        """Nothing, for the same reason."""
-
     def inserted(self, cursor):
         """The number of the row that was inserted; None when a unique index ignored it."""
         return cursor.lastrowid if cursor.rowcount == 1 else None
 
-    def prepare(self):
-        """Make the file and its tables, or check that they are ours and not newer than the code."""
-        if self.ready:
-            return
+    def make_ready(self):
         file = Path(self.database).absolute()
         missing = [folder for folder in file.parents if not folder.exists()]
         try:
@@ -192,13 +181,11 @@ class Sqlite(Schema, SqliteDatabase):
                 if self.pragma("journal_mode", "wal") != "wal":
                     raise Unusable(f"{file}: its file system cannot hold a WAL; use another")
             self.bring_up_to_date(self.database)
+            for path in [file, *missing]:  # a new name must reach the disk as well
+                sync(path.parent)
         except OSError as error:
             raise Unusable(f"{self.database}: {error.strerror}") from error
-        finally:
-            self.close()
-        for path in [file, *missing]:  # a new name must reach the disk as well
-            sync(path.parent)
-        self.file, self.ready = identity(file), True
+        self.file = identity(file)
         atexit.register(lambda kept: kept() and kept().leave_what_replaced_it(), weakref.ref(self))
 
     def stored_version(self):
@@ -218,9 +205,6 @@ class Sqlite(Schema, SqliteDatabase):
 
     def is_missing(self):
         return not os.path.exists(self.database)
-
-    def renumber(self):
-        """Nothing: SQLite goes on from the highest number by itself."""
 
     def discard(self):
         """Remove the file again, if prepare() made it: what was to be put into it failed."""
