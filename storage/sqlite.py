@@ -170,13 +170,18 @@ class Sqlite(Schema, SqliteDatabase):
         missing = [folder for folder in file.parents if not folder.exists()]
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            self.is_new = make_or_check(file)
+            with suppress(FileExistsError):
+                file.touch(0o600, exist_ok=False)
+                self.is_new = True
+            list(files_of(file))  # raises Unusable
             with self.snapshot():
-                is_foreign = self.application_id != APPLICATION_ID and self.get_tables()
-            if is_foreign:
-                raise Unusable(f"{self.database} belongs to another application; "
-                               "name another file")
-            make_private(file)  # not before: a mistyped address may be that of any file
+                if self.application_id != APPLICATION_ID and self.get_tables():
+                    raise Unusable(f"{self.database} belongs to another application; "
+                                   "name another file")
+            for path, mode in files_of(file):  # not before: it may be a file of anybody's
+                with suppress(FileNotFoundError):
+                    if mode & 0o077:
+                        os.chmod(path, mode & 0o700)
             if self.user_version <= self.newest_version:
                 if self.pragma("journal_mode", "wal") != "wal":
                     raise Unusable(f"{file}: its file system cannot hold a WAL; use another")
@@ -230,39 +235,21 @@ class Sqlite(Schema, SqliteDatabase):
             raise Unusable(f"{path}: {error.strerror}") from error
 
 
-def beside(file):
-    """The file, and what SQLite puts beside it."""
-    return (file, *(f"{file}{end}" for end in ("-wal", "-shm", "-journal")))
-
-
-def make_or_check(file):
-    """Make the file, for its owner alone, if there is none; whether it was made.
+def files_of(file):
+    """The file and what SQLite puts beside it, of that what there is, each with its mode.
 
     Raises Unusable for what is no regular file of ours: a link may lead anywhere, a pipe never
     ends, and its owner could change it. (They are not opened here: to close a file again would
     drop the locks that this process has on it.)
     """
-    is_new = False
-    with suppress(FileExistsError):
-        file.touch(0o600, exist_ok=False)
-        is_new = True
-    for path in beside(file):
+    for path in (file, *(f"{file}{end}" for end in ("-wal", "-shm", "-journal"))):
         with suppress(FileNotFoundError):
             found = os.lstat(path)
             if not stat.S_ISREG(found.st_mode):
                 raise Unusable(f"{path} is no regular file; name one, or a link's target")
             if os.geteuid() not in (0, found.st_uid):
                 raise Unusable(f"{path} belongs to another user; run this as its owner")
-    return is_new
-
-
-def make_private(file):
-    """Let the file, and what SQLite puts beside it, be its owner's alone."""
-    for path in beside(file):
-        with suppress(FileNotFoundError):
-            mode = os.lstat(path).st_mode
-            if stat.S_ISREG(mode) and mode & 0o077:  # not a link that was laid meanwhile
-                os.chmod(path, mode & 0o700)
+            yield path, found.st_mode
 
 
 def identity(path):
