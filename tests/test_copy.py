@@ -250,6 +250,14 @@ def test_a_target_that_is_not_empty_is_refused_and_stays(
     assert counts(environ["DATABASE_URL"]) == [2, 10, 27]
 
 
+def test_a_database_of_a_server_is_not_taken_for_a_file_of_its_name(
+        flask, new, tmp_path, monkeypatch):
+    url = new("postgresql")
+    (tmp_path / url.removeprefix("postgresql:///").partition("?")[0]).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert flask("db", "copy", url, url).exit_code == 0  # an empty one, as between two servers
+
+
 @pytest.mark.both
 def test_a_database_is_not_copied_to_itself(lives, flask, environ):
     result = flask("db", "copy", environ["DATABASE_URL"], environ["DATABASE_URL"])
