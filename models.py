@@ -211,8 +211,8 @@ class WorkflowRun(RunLife, Table):
     def store(self, workflow):
         """Insert the new run and its tasks; False when the workflow is no longer as it is here, or
         when the same delivery has started a run before."""
-        self.number = database.inserted(INSERT_RUN.run(
-            self.__data__ | {"name": workflow.name, "definition": workflow.definition}))
+        self.number = INSERT_RUN.insert(
+            self.__data__ | {"name": workflow.name, "definition": workflow.definition})
         if self.number:
             for task in self.tasks:
                 task.workflow_run = self.number

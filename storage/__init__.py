@@ -1,7 +1,7 @@
 """The seam between models.py and the databases: sqlite.py (the default) and postgres.py.
 
-Each of the two has: writing(), in_batches(), snapshot(), inserted(), size(), is_missing(), backup()
-and how it is made ready and stores the schema's version; schema.py has the rest.
+Each of the two has: writing(), in_batches(), snapshot(), size(), is_missing(), backup(), how it is
+made ready and how it stores the schema's version; schema.py has the rest.
 """
 import sqlite3
 from contextvars import ContextVar
@@ -85,6 +85,12 @@ class Statement:
             self.built[kind] = query.sql()
         sql, parameters = self.built[kind]
         return opened.execute_sql(sql, [values[name] for name in parameters])
+
+    def insert(self, values):
+        """Execute it; the number of the inserted row, or None when a unique index ignored it."""
+        cursor = self.run(values)
+        if cursor.rowcount == 1:
+            return cursor.fetchone()[0] if database.obj.returning_clause else cursor.lastrowid
 
     def fetch(self, **values):
         """The selected rows, all their columns, as instances of the model."""

@@ -10,7 +10,6 @@ from storage.schema import Schema, code_of
 
 UNREACHABLE = (OperationalError, InterfaceError)
 LOCK = 0x51674278  # the advisory lock of whoever makes or changes the tables
-REPEATABLE_READ = 3  # Peewee's number for it
 #: Nothing waits longer than this for the server, the network or somebody else's lock.
 LIMITS = {"connect_timeout": 3, "tcp_user_timeout": 8000}
 OPTIONS = "-c lock_timeout=2s -c statement_timeout=4s -c idle_in_transaction_session_timeout=5s"
@@ -54,7 +53,7 @@ class Postgres(Schema, PostgresqlDatabase):
 
     def snapshot(self):
         """Several reads that see the same state."""
-        return self.atomic(REPEATABLE_READ)
+        return self.atomic("REPEATABLE READ")
 
     def begin(self, isolation_level=None):
         self.ask(super().begin, isolation_level)
@@ -88,11 +87,6 @@ class Postgres(Schema, PostgresqlDatabase):
 
     def exclusive(self):
         self.execute_sql("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
-
-    def inserted(self, cursor):
-        """The number of the row that was inserted; None when a unique index ignored it."""
-        row = cursor.fetchone()
-        return row and row[0]
 
     def make_ready(self):
         try:

@@ -161,10 +161,6 @@ class Sqlite(Schema, SqliteDatabase):
                     raise OperationalError("another program holds the database") from error
             time.sleep(POLL_SECONDS)
 
-    def inserted(self, cursor):
-        """The number of the row that was inserted; None when a unique index ignored it."""
-        return cursor.lastrowid if cursor.rowcount == 1 else None
-
     def make_ready(self):
         file = Path(self.database).absolute()
         missing = [folder for folder in file.parents if not folder.exists()]
