@@ -1,12 +1,12 @@
 """Workflow definitions, checked and in snake_case (contract 3); the only place with their keys."""
 import graphlib
-from collections import Counter
+from collections import Counter, defaultdict
 
 from marshmallow import (EXCLUDE, Schema, ValidationError, fields, post_load, pre_load, validate,
                          validates_schema)
 
 from runs.conditions import full_path
-from runs.patterns import check_pattern
+from runs.patterns import pattern_mistake
 from runs.refusals import nearest
 from runs.strictjson import parse_file
 from runs.words import (CONDITIONS, EVENT, EVENT_WAIT, IN, INACTIVE, MATCHES, NOTICES, OPERATIONS,
@@ -17,7 +17,7 @@ TEN_YEARS = 5_256_000  # minutes
 
 class Definition(Schema):
     """What the parts of a definition share: a null is no value; unknown keys are left out, those
-    that are nearly known refused."""
+    that are nearly known refused, and so is what `mistakes` finds."""
     error_messages = {"type": "must be an object"}
     #: Keys by which other layouts of the same thing are known, and whose layouts those are.
     other_layouts = {}
@@ -42,13 +42,20 @@ class Definition(Schema):
             raise ValidationError(mistakes)
         return part
 
+    def mistakes(self, part):
+        """What is wrong with the part as a whole, as far as it could be read: (key, message)."""
+        return ()
+
     @validates_schema(pass_original=True, skip_on_field_errors=False)
-    def check_keys(self, _, part, **kwargs):
-        keys = self.by_key
-        mistakes = {key: [f"is not known; did you mean {near}?"] for key in own_keys(part)
-                    if key not in keys and (near := nearest(key, keys))}
-        if mistakes:
-            raise ValidationError(mistakes)
+    def check(self, part, written, **kwargs):
+        keys, found = self.by_key, defaultdict(list)
+        for key in own_keys(written):
+            if key not in keys and (near := nearest(key, keys)):
+                found[key].append(f"is not known; did you mean {near}?")
+        for key, message in self.mistakes(part):
+            found[key].append(message)
+        if found:
+            raise ValidationError(found)
 
 
 def own_keys(part):
@@ -59,17 +66,14 @@ def own_keys(part):
 
 def unknown_keys(part, schema, path=""):
     """The path of each key that is not known; places in lists are left out."""
-    if isinstance(part, list):
-        return [key for item in part for key in unknown_keys(item, schema, path)]
-    found, fields_by_key = [], schema.by_key
-    for key in own_keys(part):
-        field = fields_by_key.get(key)
-        inner = getattr(field, "inner", field)
-        if field is None:
-            found.append(path + key)
-        elif isinstance(inner, fields.Nested):
-            found += unknown_keys(part[key], inner.schema, f"{path}{key}.")
-    return found
+    known = schema.by_key
+    for item in part if isinstance(part, list) else [part]:
+        for key in own_keys(item):
+            inner = getattr(known.get(key), "inner", known.get(key))  # of a list
+            if inner is None:
+                yield path + key
+            elif isinstance(inner, fields.Nested):
+                yield from unknown_keys(item[key], inner.schema, f"{path}{key}.")
 
 
 has_no_nul = fits(lambda value: "\0" not in value, "contains NUL")
@@ -88,15 +92,6 @@ def minutes():
         0, TEN_YEARS, error="must be 0 to {max} minutes"))
 
 
-class Flag(fields.Boolean):
-    """JSON's true or false, and nothing that merely looks like it."""
-
-    def _deserialize(self, value, attr, data, **kwargs):
-        if not isinstance(value, bool):
-            raise self.make_error("invalid")
-        return value
-
-
 class Condition(Definition):
     field = text(required=True)
     operation = fields.String(required=True, validate=validate.OneOf([*OPERATIONS]))
@@ -104,21 +99,19 @@ class Condition(Definition):
     # Not named `values`: marshmallow would dump a dict's method when there is no such key.
     one_of = fields.List(fields.Raw(allow_none=True), data_key="values")
 
-    @validates_schema(skip_on_field_errors=False)
-    def check_operand(self, condition, **kwargs):
+    def mistakes(self, condition):
         operation = condition.get("operation")
         key, shown = ("one_of", "values") if operation == IN else ("value", "value")
         if operation and key not in condition:
-            raise ValidationError(f"required by {operation}", shown)
-        if operation == MATCHES:
-            try:
-                check_pattern(condition["value"])
-            except ValidationError as error:
-                raise ValidationError(error.messages, key) from error
+            yield shown, f"required by {operation}"
+        elif operation == MATCHES and (mistake := pattern_mistake(condition["value"])):
+            yield shown, mistake
 
 
 class Trigger(Definition):
-    enabled = Flag()
+    # Not fields.Boolean, which takes 1 for true.
+    enabled = fields.Raw(validate=fits(lambda value: isinstance(value, bool),
+                                       "must be true or false"))
     conditions = fields.List(fields.Nested(Condition))
 
 
@@ -129,10 +122,9 @@ class Triggers(Definition):
     @pre_load
     def prepare(self, part, **kwargs):
         """Where a trigger of another system is named, those that are not are off, as there."""
-        if any(key not in TRIGGERS for key in own_keys(part)):
-            part = {**dict.fromkeys(TRIGGERS, {"enabled": False}),
-                    **{key: part[key] for key in own_keys(part)}}
-        return super().prepare(part)
+        part = super().prepare(part)
+        foreign = any(key not in TRIGGERS for key in own_keys(part))
+        return {**dict.fromkeys(TRIGGERS, {"enabled": False}), **part} if foreign else part
 
 
 class DeclaredParam(Definition):
@@ -140,11 +132,9 @@ class DeclaredParam(Definition):
     default_value = fields.Raw(data_key="defaultValue")
     default = fields.Raw(load_only=True)  # as newer exports write it
 
-    @validates_schema
-    def check_default(self, param, **kwargs):
+    def mistakes(self, param):
         if {"default", "default_value"} <= param.keys():
-            raise ValidationError("means the same as defaultValue; leave one of them out",
-                                  "default")
+            yield "default", "means the same as defaultValue; leave one of them out"
 
     @post_load
     def merge_default(self, param, **kwargs):
@@ -193,18 +183,15 @@ class Task(Definition):
                                                               "whoever is let in may end the task"))
     dependencies = fields.List(fields.Nested(Dependency), load_default=list)
 
-    @validates_schema(skip_on_field_errors=False)
-    def check_type_and_topic(self, task, **kwargs):
+    def mistakes(self, task):
         called = f"task {task['name']!r}" if "name" in task else "this task"
-        kind, topic, mistakes = task.get("type", EVENT_WAIT), task.get("topic"), {}
+        kind, topic = task.get("type", EVENT_WAIT), task.get("topic")
         if kind not in (EVENT_WAIT, "start", "end"):
-            mistakes["type"] = [f"{called} is of type {kind!r}; only eventwait tasks run here"]
+            yield "type", f"{called} is of type {kind!r}; only eventwait tasks run here"
         if kind == EVENT_WAIT and "topic" in task and not (
                 isinstance(topic, str) and topic.strip() and len(topic) <= 255
                 and "\0" not in topic):
-            mistakes["params"] = [f"{called} needs a parameter named topic, of 1 to 255 characters"]
-        if mistakes:
-            raise ValidationError(mistakes)
+            yield "params", f"{called} needs a parameter named topic, of 1 to 255 characters"
 
 
 class Notify(Definition):
@@ -255,44 +242,37 @@ class WorkflowDefinition(Definition):
                                   "`jq .content` prints it", "content")
         return super().prepare(part)
 
-    @validates_schema(skip_on_field_errors=False)
-    def check_names_and_graph(self, definition, **kwargs):
-        named = {key: [part for part in definition.get(key, []) if part and "name" in part]
+    def mistakes(self, definition):
+        named = {key: [part for part in definition.get(key, []) if "name" in part]
                  for key in ("params", "tasks")}
-        mistakes = {key: [f"two of them are named {name!r}" for name, count in Counter(
-            part["name"] for part in parts).items() if count > 1] for key, parts in named.items()}
-        tasks = named["tasks"]
+        for key, parts in named.items():
+            for name, count in Counter(part["name"] for part in parts).items():
+                if count > 1:
+                    yield key, f"two of them are named {name!r}"
         graph = {task["name"]: [needed["task_ref"] for needed in task.get("dependencies", [])
-                                if "task_ref" in needed] for task in tasks}
+                                if "task_ref" in needed] for task in named["tasks"]}
         for name, needed in graph.items():
-            mistakes["tasks"] += [f"task {name!r} depends on {other!r}, which is no task of this "
-                                  "workflow" for other in needed if other not in graph]
+            for other in needed:
+                if other not in graph:
+                    yield "tasks", (f"task {name!r} depends on {other!r}, which is no task of this "
+                                    "workflow")
         try:
             graphlib.TopologicalSorter(graph).prepare()
         except graphlib.CycleError as error:
             _, names = error.args  # the first one twice
-            mistakes["tasks"].append(f"tasks wait for each other: {' → '.join(names)}"
-                                     if len(names) > 2 else f"task {names[0]!r} depends on itself")
-        waits = {task["name"] for task in tasks if task.get("type", EVENT_WAIT) == EVENT_WAIT}
-        mistakes["notify"] = [f"{name!r} is no task of this workflow that waits"
-                              for entry in definition.get("notify", []) if entry
-                              for name in entry.get("tasks", []) if name not in waits]
-        if mistakes := {field: messages for field, messages in mistakes.items() if messages}:
-            raise ValidationError(mistakes)
-
-    @validates_schema(skip_on_field_errors=False)
-    def check_paths(self, definition, **kwargs):
-        mistakes = {}
+            yield "tasks", (f"tasks wait for each other: {' → '.join(names)}" if len(names) > 2
+                            else f"task {names[0]!r} depends on itself")
+        waits = {task["name"] for task in named["tasks"]
+                 if task.get("type", EVENT_WAIT) == EVENT_WAIT}
+        for entry in definition.get("notify", []):
+            for name in entry.get("tasks", []):
+                if name not in waits:
+                    yield "notify", f"{name!r} is no task of this workflow that waits"
         for place, trigger, part, key in paths(definition):
             try:
                 full_path(part[key], trigger, definition)
             except ValidationError as error:
-                inner = mistakes
-                for step in place:
-                    inner = inner.setdefault(step, {})
-                inner[key] = error.messages
-        if mistakes:
-            raise ValidationError(mistakes)
+                yield place, error.messages[0]
 
     @post_load
     def complete(self, definition, **kwargs):
@@ -327,11 +307,13 @@ def paths(definition):
     """
     for trigger, settings in definition.get("triggers", {}).items():
         for number, condition in enumerate(settings.get("conditions", [])):
-            if condition and "field" in condition:
-                yield ("triggers", trigger, "conditions", number), trigger, condition, "field"
+            if "field" in condition:
+                place = f"triggers.{trigger}.conditions.{number}.field"
+                yield place, trigger, condition, "field"
     if "correlate" in definition:  # an event's attributes count if there may be one
         event = definition.get("triggers", {}).get(EVENT, {})
-        yield (), EVENT if event.get("enabled", True) else WEBHOOK, definition, "correlate"
+        trigger = EVENT if event.get("enabled", True) else WEBHOOK
+        yield "correlate", trigger, definition, "correlate"
 
 
 DEFINITION = WorkflowDefinition()

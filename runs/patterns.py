@@ -5,7 +5,6 @@ import time
 import warnings
 
 import regex
-from marshmallow import ValidationError
 
 log = logging.getLogger("signalbox")
 
@@ -17,20 +16,21 @@ POSIX_CLASS = r"\[:\^?\w+:\]"
 NO_BRACE = re.compile(rf"\\.|\[\^?\]?(?:\\.|{POSIX_CLASS}|[^\]\\])*\]", re.DOTALL)
 
 
-def check_pattern(pattern):
-    """Refuse what does not compile, or means another thing to `regex` than to Python's own `re`."""
+def pattern_mistake(pattern):
+    """Why the pattern is refused: it does not compile, or means another thing to `regex` than to
+    Python's own `re`. None when it will do."""
     if not isinstance(pattern, str):
-        raise ValidationError("must be a regular expression, a text")
+        return "must be a regular expression, a text"
     try:
         with warnings.catch_warnings(action="ignore"):  # of what a later Python may change
             re.compile(pattern)
             regex.compile(pattern)
     except (re.error, regex.error, OverflowError, RecursionError) as error:
-        raise ValidationError(f"not a regular expression: {error}") from error
+        return f"not a regular expression: {error}"
     if re.search(r"\{(?!\d*,?\d*\})", NO_BRACE.sub("", pattern)):
-        raise ValidationError("not a regular expression: write \\{ for a brace that is no count")
+        return "not a regular expression: write \\{ for a brace that is no count"
     if re.search(POSIX_CLASS, pattern):
-        raise ValidationError("not a regular expression: write a-z instead of [:alpha:]")
+        return "not a regular expression: write a-z instead of [:alpha:]"
 
 
 def matches(pattern, text, where):

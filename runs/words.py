@@ -61,8 +61,8 @@ def in_words(milliseconds):
 # What is wrong, in place of marshmallow's own words
 
 fields.Field.default_error_messages.update(required="is required", null="must not be null")
-for kind, wanted in ((fields.String, "a text"), (fields.Integer, "a whole number"),
-                     (fields.Boolean, "true or false"), (fields.List, "a list")):
+for kind, wanted in {fields.String: "a text", fields.Integer: "a whole number",
+                     fields.List: "a list"}.items():
     kind.default_error_messages["invalid"] = f"must be {wanted}"
 validate.OneOf.default_message = "must be one of {choices}"
 validate.Range.message_min = "must be at least {{min}}"

@@ -20,8 +20,8 @@ PAIRS = {"workflow": (WorkflowDefinition, PARTS["workflow"]),
          "param": (DeclaredParam, PARTS["workflow"]["properties"]["params"]["items"]),
          "task": (Task, PARTS["task"]), "notify": (Notify, PARTS["notify"]),
          "dependency": (Dependency, PARTS["dependency"])}
-TYPES = {fields.String: "string", fields.Integer: "integer", fields.Boolean: "boolean",
-         fields.List: "array", fields.Nested: "object"}
+TYPES = {fields.String: "string", fields.Integer: "integer", fields.List: "array",
+         fields.Nested: "object"}
 
 
 def resolved(part):
