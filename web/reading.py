@@ -15,7 +15,8 @@ from werkzeug.http import parse_options_header
 from runs.conditions import Delivery
 from runs.strictjson import parse_json, parse_object
 from runs.words import WEBHOOK
-from schemas import CallbackForm, CallbackQuery, DeliveryHeaders, RunQuery, TriggerQuery
+from schemas import (DELIVERY_IDS, CallbackForm, CallbackQuery, RunQuery, TriggerQuery,
+                     idempotency_key)
 from web.answers import FORM, JSON, problem
 from web.asked import current_request
 from web.cloudevents import CLOUD_EVENT, binary_event
@@ -26,10 +27,6 @@ EVENT_JSON, EVENT_PATH = "application/cloudevents+json", "/api/v2/event"
 # Made once: a schema made anew for each request costs more than what it loads.
 TRIGGER_QUERY, CALLBACK_QUERY, CALLBACK_FORM = TriggerQuery(), CallbackQuery(), CallbackForm()
 RUN_QUERY = RunQuery()
-DELIVERY_HEADERS = DeliveryHeaders()
-#: By their names in WSGI: an answer at once, where each look into the headers takes its time.
-DELIVERY_IDS = {f"HTTP_{field.data_key.upper().replace('-', '_')}": field.data_key
-                for field in DELIVERY_HEADERS.fields.values()}
 
 
 def together(*loads):
@@ -243,8 +240,11 @@ def cloud_event():
 def delivery_id():
     """The name and value of the header that makes repeats known, or None."""
     environ = current_request().environ
-    given = {DELIVERY_IDS[name]: environ[name] for name in DELIVERY_IDS.keys() & environ.keys()}
-    return DELIVERY_HEADERS.load(given) if given else None
+    if "HTTP_IDEMPOTENCY_KEY" in environ:
+        return "idempotency_key", idempotency_key(environ["HTTP_IDEMPOTENCY_KEY"])
+    for name in DELIVERY_IDS if DELIVERY_IDS.keys() & environ.keys() else ():
+        if value := environ.get(name):
+            return DELIVERY_IDS[name], value
 
 
 def digest(*parts):
