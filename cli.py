@@ -163,7 +163,7 @@ def workflowrun_show(run_id, as_json):
     """Draw a run and what it waits for; where no person looks on, print it as JSON."""
     run = WorkflowRun.find(run_id, now())
     if as_json or not columns():
-        return print_json(dump_run(run, bound=None))
+        return print_json(dump_run(run, bound=float("inf")))
     echo(tree(run, current_app.config["SETTINGS"]))
 
 
@@ -197,7 +197,7 @@ def workflowrun_wait(run_id, timeout):
     finally:  # also on Ctrl-C, of which wsgi.py makes an exit with 130
         tell("")
     if run:
-        print_json(dump_run(run, bound=None))
+        print_json(dump_run(run, bound=float("inf")))
     sys.exit(124 if not run or run.status not in ENDED else 0 if run.status == SUCCEEDED else 1)
 
 

@@ -113,21 +113,20 @@ def dump_run(run, bound=ANSWER_BOUND):
 
     Plain code, as what goes out was checked when it came in: marshmallow took a tenth of a request.
     """
-    created, results, left = time_text(run.start_time), [], bound
+    created, tasks, left = time_text(run.start_time), [], bound
     for task in run.tasks:
-        left = left if left is None or not task.has_results else left - len(task.answer_text)
-        fits = left is None or left >= 0
-        results.append({"results": task.results} if fits or not task.has_results else {
-            "results": [], "resultsOmitted": True})
+        left -= len(task.answer_text) if task.has_results else 0
+        omitted = True if task.has_results and left < 0 else None
+        tasks.append(present({
+            "id": task.id, "name": task.name, "type": EVENT_WAIT, **dump_timed(task, created),
+            "message": task.message, "params": [{"name": "topic", "value": task.topic}],
+            "results": [] if omitted else task.results, "resultsOmitted": omitted}))
     return present({
         "id": run.id, "workflowRef": run.workflow_ref,
         "workflowDisplayName": run.workflow_display_name, "workflowVersion": run.workflow_version,
         "trigger": run.trigger, **dump_timed(run, created), "correlate": run.correlate,
         "params": [{"name": name, "value": value} for name, value in run.params.items()],
-        "tasks": [present({
-            "id": task.id, "name": task.name, "type": EVENT_WAIT, **dump_timed(task, created),
-            "message": task.message, "params": [{"name": "topic", "value": task.topic}], **brought})
-            for task, brought in zip(run.tasks, results)]})
+        "tasks": tasks})
 
 
 def dump_timed(part, created):
