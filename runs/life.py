@@ -35,7 +35,7 @@ def brief(text):
 
 
 class Timed:
-    """What a run and its tasks share: `run` is the run itself or the task's."""
+    """What a run and its tasks share, `run` among it: the run itself or the task's."""
 
     @property
     def phase(self):
@@ -60,12 +60,8 @@ class RunLife(Timed):
         """Take the tasks, and note as of when the run is looked at."""
         self.tasks, self.as_of = tasks, now
         self.story, self.to_consider, self.happened = [], deque(), []
-        for task in tasks:
-            task.find_run = weakref.ref(self)  # no circle, so all of it is freed at once
-
-    @property
-    def run(self):
-        return self
+        for part in self.parts():
+            part.run = weakref.proxy(self)  # no circle, so all of it is freed at once
 
     def begin(self, now):
         """Let the tasks that depend on none wait."""
@@ -173,10 +169,6 @@ class RunLife(Timed):
 
 class TaskLife(Timed):
     """A task of a `run`."""
-
-    @property
-    def run(self):
-        return self.find_run()
 
     def consider(self, now):
         """Start or skip this task, if it has not started and its dependencies allow it."""
