@@ -104,8 +104,8 @@ def workflow_try(name, file, is_event, headers):
         raise click.BadParameter("write 'X-GitHub-Event: push'", param_hint="--header")
     given = {name.strip().lower(): value.strip()
              for name, _, value in (header.partition(":") for header in headers)}
-    delivery = (Delivery.of_event(CLOUD_EVENT.load(payload), headers=given) if is_event
-                else Delivery(WEBHOOK, {"data": payload}, headers=given))
+    delivery = (Delivery.of_event(CLOUD_EVENT.load(payload), given) if is_event
+                else Delivery(WEBHOOK, {"data": payload}, given))
     workflow = Workflow.named(name)
     try:
         WorkflowRun.planned(workflow, delivery, False, now())

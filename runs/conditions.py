@@ -3,7 +3,6 @@ it is filled into topics and messages."""
 import json
 import re
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import NamedTuple
 
 from marshmallow import ValidationError
@@ -15,12 +14,13 @@ from runs.words import EVENT, IN, INACTIVE, MATCHES, WEBHOOK
 
 MISSING = object()  # in place of a value, as null is one
 HEADER = "header."  # what the path of a request's header begins with
-#: Names of headers that carry a proof: no condition sees them.
-PROOF = re.compile(
+#: Whether a header of this name (in lower case) may carry a proof, a token, a signature or the
+#: like: no condition sees it.
+carries_proof = re.compile(
     "token|secret|signature|passw|passphrase|credential|authoriz|authent|cookie|session|hmac|jwt|"
     "(api|access|auth|private|shared|function|subscription)s?[-_]?key|bearer|assertion|"
     "referer|"  # a URL, which may hold one
-    "(^|[-_])(auth|sig|otp|client-cert)([-_]|$)")
+    "(^|[-_])(auth|sig|otp|client-cert)([-_]|$)").search
 #: What becomes a blank where it is filled in: control characters, also those that reorder a line.
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
@@ -29,14 +29,14 @@ class Delivery(NamedTuple):
     """What arrived for a trigger, and the digest by which its sender's repeats are known."""
     trigger: str
     arrived: dict  # "data" and "event", as far as there are any
+    headers: Mapping  # names as full_path() has them; never stored
     key: str | None = None
     same_payload: bool = False  # a repeat must carry the payload of the first
-    headers: Mapping = MappingProxyType({})  # names as full_path() has them; never stored
 
     @classmethod
-    def of_event(cls, event, key=None, headers=MappingProxyType({})):
+    def of_event(cls, event, headers, key=None):
         data = {"data": event["data"]} if "data" in event else {}
-        return cls(EVENT, {"event": event, **data}, key, headers=headers)
+        return cls(EVENT, {"event": event, **data}, headers, key)
 
     @property
     def subject(self):
@@ -58,11 +58,6 @@ class Delivery(NamedTuple):
             name = path.removeprefix(HEADER)
             return MISSING if carries_proof(name) else self.headers.get(name, MISSING)
         return value_at(params, path)
-
-
-def carries_proof(header):
-    """Whether a header of this name (in lower case) may carry a token, a signature or the like."""
-    return bool(PROOF.search(header))
 
 
 def value_at(params, path):

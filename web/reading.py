@@ -12,7 +12,7 @@ from marshmallow import ValidationError
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMediaType
 from werkzeug.http import parse_options_header
 
-from runs.conditions import Delivery
+from runs.conditions import Delivery, value_at
 from runs.strictjson import parse_json, parse_object
 from runs.words import WEBHOOK
 from schemas import (DELIVERY_IDS, CallbackForm, CallbackQuery, RunQuery, TriggerQuery,
@@ -190,7 +190,7 @@ def webhook():
     """The query and the delivery of a webhook (contract 4.1), known by the id in its headers."""
     query, data, sent_as = together(trigger_query, form_payload if is_form() else payload,
                                     delivery_id)
-    delivery = Delivery(WEBHOOK, {"data": data}, headers=current_request().headers)
+    delivery = Delivery(WEBHOOK, {"data": data}, current_request().headers)
     return query, known_as(delivery, *sent_as) if sent_as else delivery
 
 
@@ -203,9 +203,8 @@ def identified(delivery, workflow):
     signature = workflow.content.get("secret_env") and caller.signature_for(workflow)
     if signature and signature.delivery_id:  # one name for all of a kind, as they can be renamed
         return known_as(delivery, "webhook_id", signature.delivery_id)
-    path, found = workflow.content.get("delivery_id"), delivery.arrived
-    for key in path.split(".") if path else ():
-        found = found.get(key) if isinstance(found, dict) else None
+    path = workflow.content.get("delivery_id")
+    found = value_at(delivery.arrived, path) if path else None
     is_id = found != "" and isinstance(found, (str, int, float)) and not isinstance(found, bool)
     if isinstance(found, float) and found.is_integer():
         found = int(found)  # 1.0 is 1 in JSON
@@ -223,8 +222,8 @@ def known_as(delivery, source, value):
 def event():
     """The query and the delivery of a CloudEvent, in either mode (contract 4.2)."""
     query, found = together(trigger_query, cloud_event)
-    return query, Delivery.of_event(found, digest("event", found["source"], found["id"]),
-                                    current_request().headers)
+    return query, Delivery.of_event(found, current_request().headers,
+                                    digest("event", found["source"], found["id"]))
 
 
 def cloud_event():
