@@ -14,8 +14,7 @@ from peewee import (AutoField, BigIntegerField, BooleanField, CharField, Composi
 
 from runs.conditions import correlated, filled_task, refuse_unless_met
 from runs.life import MINUTE, RunLife, TaskLife, new_id
-from runs.refusals import (ConditionsNotMet, Conflict, NotAllowed, NotFound, PayloadDiffers,
-                           TriggerDisabled)
+from runs.refusals import ConditionsNotMet, Conflict, NotAllowed, NotFound, PayloadDiffers
 from runs.strictjson import same_json
 from runs.words import CANCELLED, ENDED, NOT_STARTED, RUNNING, masked
 from storage import Statement, Table, database, parameter
@@ -86,7 +85,7 @@ class WorkflowRun(RunLife, Table):
         while True:
             try:
                 run = cls.planned(workflow, delivery, routed, now)
-            except (TriggerDisabled, ConditionsNotMet, ValidationError):
+            except (NotAllowed, ConditionsNotMet, ValidationError):
                 if first := cls.first_of(workflow, delivery, now):
                     return first
                 raise
@@ -177,7 +176,7 @@ class WorkflowRun(RunLife, Table):
     def planned(cls, workflow, delivery, routed, now):
         """A new run with its tasks, not stored yet: those without dependencies wait already.
 
-        Raises TriggerDisabled, ConditionsNotMet; ValidationError when a topic cannot be filled in.
+        Raises NotAllowed, ConditionsNotMet; ValidationError when a topic cannot be filled in.
         """
         content = workflow.content
         refuse_unless_met(content, delivery)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from marshmallow import ValidationError
 
 from runs.patterns import matches
-from runs.refusals import ConditionsNotMet, TriggerDisabled
+from runs.refusals import ConditionsNotMet, NotAllowed
 from runs.strictjson import same_json
 from runs.words import EVENT, IN, INACTIVE, MATCHES, WEBHOOK
 
@@ -117,10 +117,10 @@ def unmet(definition, delivery):
 
 
 def refuse_unless_met(definition, delivery):
-    """Raise TriggerDisabled or ConditionsNotMet when the delivery starts no run."""
+    """Raise NotAllowed or ConditionsNotMet when the delivery starts no run."""
     if not is_enabled(definition, delivery.trigger):
-        raise TriggerDisabled(f"the {delivery.trigger} trigger of workflow {definition['name']} is "
-                              "switched off in its definition")
+        raise NotAllowed(f"the {delivery.trigger} trigger of workflow {definition['name']} is "
+                         "switched off in its definition")
     if missing := unmet(definition, delivery):
         raise ConditionsNotMet(definition["name"], missing)
 

@@ -16,10 +16,6 @@ class Ambiguous(Refused):
     """Several workflows would start."""
 
 
-class TriggerDisabled(Refused):
-    """The workflow's trigger is switched off."""
-
-
 class PayloadDiffers(Refused):
     """A sender's key came again with another payload."""
 
@@ -29,7 +25,7 @@ class Conflict(Refused):
 
 
 class NotAllowed(Refused):
-    """Others may do this, but not this caller."""
+    """This caller may not do this; nobody may start what is switched off."""
 
 
 class Denied(Exception):

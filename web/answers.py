@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound as NoS
 from werkzeug.http import HTTP_STATUS_CODES
 
 from runs.refusals import (Ambiguous, BadLink, ConditionsNotMet, Conflict, Denied, Expired,
-                           NotAllowed, NotFound, PayloadDiffers, Refused, TriggerDisabled)
+                           NotAllowed, NotFound, PayloadDiffers, Refused)
 from runs.words import MARKS, SKIPPED, in_utc, in_words, masked
 from schemas import dump_run, present
 from storage import UNAVAILABLE, why
@@ -23,8 +23,7 @@ log = logging.getLogger("signalbox")
 
 CALLBACK = "/api/v2/callback"
 FORM, JSON = "application/x-www-form-urlencoded", "application/json"
-STATUS_CODES = {Ambiguous: 400, TriggerDisabled: 403, NotAllowed: 403, NotFound: 404,
-                Conflict: 409, PayloadDiffers: 422}
+STATUS_CODES = {Ambiguous: 400, NotAllowed: 403, NotFound: 404, Conflict: 409, PayloadDiffers: 422}
 MOST_ERRORS, LONGEST_ERROR, LONGEST_DETAIL = 20, 300, 500  # so an answer has at most 16 KB (4.7)
 SHOWN = {"workflow": "workflow", "workflowrun": "run", "topic": "topic", "correlate": "correlate"}
 COMPACT = json.JSONEncoder(separators=(",", ":"))  # json.dumps() makes one a call
