@@ -48,13 +48,12 @@ class RunQuery(Query):
 
     @validates_schema(skip_on_field_errors=False)
     def check_one_way(self, query, **kwargs):
-        run, workflow, correlate = (query.get(name) for name in
-                                    ("workflowrun", "workflow", "correlate"))
+        run, workflow, correlate = map(query.get, ("workflowrun", "workflow", "correlate"))
         if run and (workflow or correlate):
             raise ValidationError("names the run; leave out workflow and correlate", "workflowrun")
         if not run and not (workflow and correlate):
-            raise ValidationError("is required", "workflow" if correlate else
-                                  "correlate" if workflow else "workflowrun")
+            missing = "workflow" if correlate else "correlate" if workflow else "workflowrun"
+            raise ValidationError("is required", missing)
 
 
 class Status(Parameter):

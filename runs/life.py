@@ -140,7 +140,7 @@ class RunLife(Timed):
         """In words, where not everybody may."""
         names = {name for task in self.tasks_on(topic) for name in task.resolvers or ()}
         return " or ".join("a signed link" if name == LINK else f"the token {name!r}"
-                           for name in sorted(names)) + " only" if names else "nobody"
+                           for name in sorted(names)) + " only"
 
     def tree(self):
         """Each task and how deep it stands: under the first that it depends on."""

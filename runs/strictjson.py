@@ -39,7 +39,7 @@ def parse_json(raw, field="body", decoder=DECODER):
         text = raw.decode()
         value = decoder.decode(text)
         if text.count("[") + text.count("{") > MAX_DEPTH and depth(text) > MAX_DEPTH:
-            raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+            raise RecursionError
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
