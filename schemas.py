@@ -2,7 +2,7 @@
 out."""
 import re
 from datetime import datetime, timezone
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate, validates_schema
 
@@ -22,8 +22,7 @@ class Parameter(fields.String):
         return super()._deserialize(value[0], attr, data, **kwargs)
 
 
-def parameter(**options):
-    return Parameter(validate=validate.Length(max=255), **options)
+parameter = partial(Parameter, validate=validate.Length(max=255))
 
 
 class Query(Schema):
@@ -70,8 +69,8 @@ class CallbackQuery(RunQuery):
 
 class CallbackForm(Schema):
     """What a person sends from the page: a button's status, and a comment if there is one."""
-    status = fields.String(load_default=None, allow_none=True, validate=STATUS)
-    comment = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=1000))
+    status = fields.String(load_default=None, validate=STATUS)
+    comment = fields.String(load_default=None, validate=validate.Length(max=1000))
 
 
 def idempotency_key(text):

@@ -1,6 +1,7 @@
 """Workflow definitions, checked and in snake_case (contract 3); the only place with their keys."""
 import graphlib
 from collections import Counter, defaultdict
+from functools import partial
 
 from marshmallow import (EXCLUDE, Schema, ValidationError, fields, post_load, pre_load, validate,
                          validates_schema)
@@ -77,19 +78,13 @@ def unknown_keys(part, schema, path=""):
 
 
 has_no_nul = fits(lambda value: "\0" not in value, "contains NUL")
-
-
-def text(**options):
-    return fields.String(validate=[validate.Length(1, 255), has_no_nul], **options)
+text = partial(fields.String, validate=[validate.Length(1, 255), has_no_nul])
+minutes = partial(fields.Integer, strict=True, validate=validate.Range(
+    0, TEN_YEARS, error="must be 0 to {max} minutes"))
 
 
 def matching(pattern, message, **options):
     return fields.String(validate=validate.Regexp(rf"{pattern}\Z", error=message), **options)
-
-
-def minutes():
-    return fields.Integer(strict=True, validate=validate.Range(
-        0, TEN_YEARS, error="must be 0 to {max} minutes"))
 
 
 class Condition(Definition):
@@ -303,8 +298,7 @@ class WorkflowDefinition(Definition):
 
 
 def paths(definition):
-    """Each path: its place in the definition, the trigger that it is for, what has it as which key.
-    """
+    """Each path: its place, the trigger that it is for, what has it, and as which key."""
     for trigger, settings in definition.get("triggers", {}).items():
         for number, condition in enumerate(settings.get("conditions", [])):
             if "field" in condition:
