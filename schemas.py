@@ -114,7 +114,7 @@ def dump_run(run, bound=ANSWER_BOUND):
     created, tasks, left = time_text(run.start_time), [], bound
     for task in run.tasks:
         left -= len(task.answer_text) if task.has_results else 0
-        omitted = True if task.has_results and left < 0 else None
+        omitted = True if left < 0 and task.has_results else None
         tasks.append(present({
             "id": task.id, "name": task.name, "type": EVENT_WAIT, **dump_timed(task, created),
             "message": task.message, "params": [{"name": "topic", "value": task.topic}],
