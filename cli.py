@@ -14,7 +14,7 @@ import upkeep
 from models import STEPS, TABLES, Workflow, WorkflowRun
 from runs.conditions import MISSING, Delivery, evaluate, in_text, is_enabled
 from runs.definitions import DEFINITION
-from runs.refusals import ConditionsNotMet, Refused, TriggerDisabled, did_you_mean
+from runs.refusals import ConditionsNotMet, NotAllowed, Refused, did_you_mean
 from runs.strictjson import parse_object
 from runs.words import ANSWERS, ENDED, RUN_STATUSES, SUCCEEDED, WEBHOOK
 from schemas import dump_run
@@ -110,7 +110,7 @@ def workflow_try(name, file, is_event, headers):
     try:
         WorkflowRun.planned(workflow, delivery, False, now())
         starts = True
-    except (TriggerDisabled, ConditionsNotMet):
+    except (NotAllowed, ConditionsNotMet):
         starts = False
     is_on = is_enabled(workflow.content, delivery.trigger)
     echo(f"the {delivery.trigger} trigger is {'on' if is_on else 'off'}")
