@@ -33,9 +33,10 @@ def event():
 @api.post("/callback")
 def post_callback():
     """Resolve a topic of a run with a payload, or with a person's form (contract 4.3, 8)."""
-    if not reading.is_json():
+    asked = current_request()
+    if not asked.is_json:
         doors.refuse_foreign_form()
-        if reading.is_form():
+        if asked.mimetype == answers.FORM:
             query, form = together(reading.callback_query, reading.form)
             query = naming_its_run({**query, "status": form["status"] or query["status"]})
             resolve(query, comment=form["comment"])
@@ -66,7 +67,7 @@ def get_callback():
 @api.post("/webhook")
 def webhook():
     """Start a run from a webhook (contract 4.1)."""
-    if not reading.is_json():
+    if not current_request().is_json:
         doors.refuse_foreign_form()
     query, delivery = reading.webhook()
     return (handshake(query["workflow"], delivery.arrived["data"])

@@ -2,7 +2,6 @@
 import contextlib
 import hashlib
 import json
-import re
 import threading
 from functools import lru_cache
 from urllib.parse import parse_qs
@@ -10,7 +9,6 @@ from urllib.parse import parse_qs
 from flask import abort
 from marshmallow import ValidationError
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMediaType
-from werkzeug.http import parse_options_header
 
 from runs.conditions import Delivery, value_at
 from runs.strictjson import parse_json, parse_object
@@ -18,7 +16,7 @@ from runs.words import WEBHOOK
 from schemas import (DELIVERY_IDS, CallbackForm, CallbackQuery, RunQuery, TriggerQuery,
                      idempotency_key)
 from web.answers import FORM, JSON, problem
-from web.asked import current_request
+from web.asked import current_request, parsed_content_type
 from web.cloudevents import CLOUD_EVENT, binary_event
 
 LARGE = 65_536  # bytes of a body
@@ -62,33 +60,11 @@ def unsupported(*right, more=""):
                                 f"{came}{more}")
 
 
-def is_json():
-    """Whether the body is declared as JSON, which no page sends to another site unasked."""
-    return names_json(parsed_content_type(current_request().environ.get("CONTENT_TYPE"))[0])
-
-
-def names_json(found):
-    return found == JSON or found.startswith("application/") and found.endswith("+json")
-
-
-def is_form():
-    return media_type() == FORM
-
-
 def is_binary_event():
     """Whether an event's attributes are in the headers (CloudEvents HTTP binding 3)."""
     asked = current_request()
-    found, _ = parsed_content_type(asked.content_type)
     return (asked.path == EVENT_PATH and "ce-specversion" in asked.headers
-            and not found.startswith("application/cloudevents"))
-
-
-@lru_cache  # senders spell it in a few ways only; parsing took 3 % of a request
-def parsed_content_type(text):
-    found, options = parse_options_header(text)
-    # Werkzeug drops a malformed one.
-    unread = "" if re.search(r";\s*charset", text or "", re.I) else "utf-8"
-    return found.lower(), options.get("charset", unread).lower()
+            and not asked.mimetype.startswith("application/cloudevents"))
 
 
 def refuse_oversize(length=None):
@@ -140,8 +116,7 @@ def end_turn(error):
 
 def payload():
     """The JSON object that the body is, also where a sender forgot to say so (contract 4.1)."""
-    declared = media_type()
-    is_declared = names_json(declared)
+    declared, is_declared = media_type(), current_request().is_json
     if declared not in ("", "text/plain") and not is_declared:
         raise unsupported(JSON)
     raw = body()
@@ -188,9 +163,10 @@ def look_query():
 
 def webhook():
     """The query and the delivery of a webhook (contract 4.1), known by the id in its headers."""
-    query, data, sent_as = together(trigger_query, form_payload if is_form() else payload,
-                                    delivery_id)
-    delivery = Delivery(WEBHOOK, {"data": data}, current_request().headers)
+    asked = current_request()
+    query, data, sent_as = together(
+        trigger_query, form_payload if asked.mimetype == FORM else payload, delivery_id)
+    delivery = Delivery(WEBHOOK, {"data": data}, asked.headers)
     return query, known_as(delivery, *sent_as) if sent_as else delivery
 
 
@@ -227,9 +203,8 @@ def event():
 
 
 def cloud_event():
-    found = media_type()
-    if is_binary_event() and (names_json(found) or not found):
-        asked = current_request()
+    found, asked = media_type(), current_request()
+    if is_binary_event() and (asked.is_json or not found):
         return CLOUD_EVENT.load(binary_event(asked.headers, asked.content_type, body()))
     if found not in (EVENT_JSON, JSON):
         raise unsupported(EVENT_JSON, JSON)
@@ -253,7 +228,7 @@ def digest(*parts):
 
 def form():
     """A person's answer; where the link names a status, the form must not name another."""
-    given = form_fields(body())
+    given = form_fields()
     if more := given.keys() - CALLBACK_FORM.fields.keys():
         raise UnsupportedMediaType("a form has the fields status and comment here, and not "
                                    f"{min(more)[:100]!r}; send JSON as 'Content-Type: {JSON}'")
@@ -272,7 +247,7 @@ def form():
 
 def form_payload():
     """What a form brings: the JSON object in its field `payload`, else the object of its fields."""
-    given = form_fields(body())
+    given = form_fields()
     if not given:
         raise ValidationError("is empty; send a JSON object, or a form with fields", "body")
     with contextlib.suppress(ValidationError):
@@ -281,8 +256,10 @@ def form_payload():
     return {name: values if values[1:] else values[0] for name, values in given.items()}
 
 
-def form_fields(raw):
+def form_fields():
     """The values of each field of an urlencoded form, by name. JSON under its name is 415."""
+    media_type()
+    raw = body()
     if raw.lstrip().startswith(b"{"):
         raise UnsupportedMediaType("this is JSON that came as a form, which is what `curl -d` says "
                                    f"by itself; send 'Content-Type: {JSON}'")
