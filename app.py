@@ -43,7 +43,7 @@ def post_callback():
             return callback_page(query)
     query, payload = together(reading.callback_query, reading.payload)
     resolve(naming_its_run(query), data=payload)
-    return answers.no_content()
+    return ""
 
 
 @api.get("/callback")
@@ -61,7 +61,7 @@ def get_callback():
     if doors.setting("CONFIRM_LINKS") and (current_request().caller.link or answers.wants_page()):
         return callback_page(query)
     resolve(query)
-    return answers.no_content()
+    return ""
 
 
 @api.post("/webhook")
@@ -214,7 +214,7 @@ def create_app(environ=os.environ, clock=utc_now):
         raise Unusable(f"DATABASE_URL: {error}") from error
     app = Flask(__name__, static_folder=None)
     app.config.update(SETTINGS=settings, ENVIRON=environ, CLOCK=clock, DATABASE=opened)
-    app.request_class = Asked
+    app.request_class, app.response_class = Asked, answers.Answer
     app.json.sort_keys = False
     app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
     app.url_map.merge_slashes = False  # `//` would answer with a redirect, in HTML

@@ -30,17 +30,13 @@ COMPACT = json.JSONEncoder(separators=(",", ":"))  # json.dumps() makes one a ca
 connection = threading.local()  # `close`: the server's, to end this thread's connection afterwards
 
 
-class NoContent(Response):
-    default_mimetype = None
-
-
-def no_content():
-    return NoContent()
+class Answer(Response):
+    default_mimetype = None  # what has no content has no type
 
 
 def run(found):
     """The WorkflowRun as JSON."""
-    return Response(COMPACT.encode(dump_run(found)) + "\n", content_type=JSON)
+    return Answer(COMPACT.encode(dump_run(found)) + "\n", content_type=JSON)
 
 
 def note(level, word, status, reason, exc_info=None):
@@ -72,7 +68,7 @@ def problem(status, detail, headers=None, reason=None, **more):
         document = {"type": "about:blank", "title": HTTP_STATUS_CODES[status], "status": status,
                     "detail": detail, **more}
         text = json.dumps(document) + "\n"  # a terminal's prompt starts on a line of its own
-        response = Response(text, status, content_type="application/problem+json")
+        response = Answer(text, status, content_type="application/problem+json")
     response.headers.extend(headers or {})
     return response
 
@@ -101,7 +97,7 @@ def page(code, template="callback.html", **shown):
     nonce = secrets.token_urlsafe()
     html = render_template(template, nonce=nonce, in_words=in_words, in_utc=in_utc, linked=linked,
                            MARKS=MARKS, **shown)
-    response = Response(html, code)
+    response = Answer(html, code, mimetype="text/html")
     response.headers.update({
         "Cache-Control": "no-store", "Referrer-Policy": "same-origin",
         "X-Content-Type-Options": "nosniff",
@@ -117,7 +113,6 @@ def add_headers(response):
         # Or what was not read would be taken for the next request.
         getattr(connection, "close", lambda: None)()
     if asked.method == "OPTIONS" and response.status_code == 200:
-        del response.headers["Content-Type"]  # as there is no content
         origin = asked.headers.get("WebHook-Request-Origin")
         if origin and asked.path != CALLBACK:  # CloudEvents Web Hooks 4
             rate = asked.headers.get("WebHook-Request-Rate", "*")
