@@ -1,5 +1,6 @@
 """CloudEvents 1.0 over HTTP: an event in either mode, checked, in its JSON form."""
 import base64
+import contextlib
 import re
 from datetime import datetime
 from urllib.parse import unquote_to_bytes
@@ -27,23 +28,18 @@ MEDIA_TYPE = rf"{WORD}/{WORD}(?:[ \t]*+;[ \t]*+(?:{WORD}=(?:{WORD}|{QUOTED}))?)*
 RFC_3339 = re.compile(
     r"\d{4}-\d\d-\d\d[Tt]\d\d:[0-5]\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:[0-5]\d)", re.ASCII)
 #: What a CloudEvents string must not hold (spec, "Type System").
-NOT_IN_STRING = re.compile("[\0-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff]")
+NOT_IN_STRING = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+NO_STRING = "must be UTF-8 without control characters"
 
 
 def is_timestamp(text):
     """Whether the text is an RFC 3339 date-time; a leap second is one."""
-    if not RFC_3339.fullmatch(text):
-        return False
-    if text[17:19] == "60":
-        text = f"{text[:17]}59{text[19:]}"
-    try:
-        datetime.fromisoformat(text.upper())
-    except ValueError:
-        return False
-    return True
+    with contextlib.suppress(ValueError):
+        return RFC_3339.fullmatch(text) and datetime.fromisoformat(
+            re.sub(r"(:\d\d):60", r"\1:59", text.upper()))
 
 
-printable = fits(lambda text: not NOT_IN_STRING.search(text), "must not contain control characters")
+printable = fits(lambda text: not NOT_IN_STRING.search(text), NO_STRING)
 
 
 def written(pattern, message):
@@ -85,7 +81,7 @@ class CloudEvent(Schema):
             if not re.fullmatch("[a-z0-9]+", name):
                 mistakes[name] = ["an extension's name has lower-case letters and digits only"]
             elif isinstance(value, str) and NOT_IN_STRING.search(value):
-                mistakes[name] = ["must not contain control characters"]
+                mistakes[name] = [NO_STRING]
             elif not (isinstance(value, str) or isinstance(value, int) and -2**31 <= value < 2**31):
                 mistakes[name] = ["must be a string, a boolean or a 32-bit integer"]
         if "data_base64" in event:
@@ -108,18 +104,11 @@ def binary_event(headers, content_type, raw):
     Takes (name, value) pairs as WSGI gives them (bytes as Latin-1), and the Content-Type or None.
     Raises ValidationError.
     """
-    event, mistakes = {"datacontenttype": content_type}, {}
-    for header, value in headers:
-        name = header.lower().removeprefix("ce-")
-        if name == header.lower():
-            continue
-        if name in ("datacontenttype", "data", "data_base64"):
-            mistakes[name] = [f"{header} is no header of an event; it has Content-Type and a body"]
-            continue
-        try:
-            event[name] = decoded_header(value)
-        except UnicodeDecodeError:
-            mistakes[name] = ["is not UTF-8 once percent-decoded"]
+    event = {header[3:].lower(): decoded_header(value) for header, value in headers
+             if header.lower().startswith("ce-")}
+    mistakes = {name: [f"ce-{name} is no header of an event; it has Content-Type and a body"]
+                for name in event.keys() & {"data", "datacontenttype"}}
+    event["datacontenttype"] = content_type
     try:
         if raw:
             event["data"] = parse_json(raw, "data")
@@ -132,8 +121,9 @@ def binary_event(headers, content_type, raw):
 
 
 def decoded_header(value):
-    """A header's attribute value (HTTP binding 3.1.3.2): quotes undone, percent-decoded once."""
+    """A header's attribute value (HTTP binding 3.1.3.2): quotes undone, percent-decoded once. What
+    is not UTF-8 then becomes surrogates, which no string of an event may hold."""
     value = value.strip(" \t")
     if len(value) > 1 and value[0] == value[-1] == '"':
         value = re.sub(r"\\(.)", r"\1", value[1:-1])
-    return unquote_to_bytes(value.encode("latin-1")).decode()
+    return unquote_to_bytes(value.encode("latin-1")).decode(errors="surrogateescape")
