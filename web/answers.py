@@ -126,15 +126,17 @@ def add_headers(response):
 def denied(error):
     """401, or 410 for an expired link. Whatever is missing, the answer is the same: only the log
     says what it was."""
-    if isinstance(error, BadLink):
-        detail = str(error)
-    else:
-        detail = ("sign this with the secret of the workflow; nothing else starts it"
-                  if current_request().is_known else
-                  "send a token, or sign this with the secret of the workflow that it names")
+    asked, detail, reason = current_request(), str(error), str(error)
     if isinstance(error, Expired):
         return problem(410, detail)
-    return problem(401, detail, {"WWW-Authenticate": "Bearer"}, reason=str(error))
+    if asked.is_known:
+        detail = "sign this with the secret of the workflow; nothing else starts it"
+    elif not isinstance(error, BadLink):
+        detail = "send a token, or sign this with the secret of the workflow that it names"
+        is_offered = ("access_token" in asked.parameters or "Authorization" in asked.headers
+                      or "x-access-token" in asked.headers)
+        reason = f"{'a wrong' if is_offered else 'no'} token, and {reason}"
+    return problem(401, detail, {"WWW-Authenticate": "Bearer"}, reason=reason)
 
 
 def http_error(error):

@@ -1,6 +1,6 @@
 """Who calls (contract 7): one Caller made once a request, before anything of it is parsed."""
+import contextlib
 from typing import NamedTuple
-from urllib.parse import parse_qs
 
 from flask import abort, current_app
 from werkzeug.exceptions import BadRequest, Forbidden
@@ -38,13 +38,12 @@ class Caller(NamedTuple):
         return task.resolvers is None or (LINK if self.link else self.token_name) in task.resolvers
 
     def signature_for(self, workflow):
-        """The Signature by which the workflow lets this caller in, or None."""
+        """The Signature by which the workflow lets this caller in; None if it has or needs none."""
         if self.workflow:
             return self.signature
-        try:
-            return accepted_signature(workflow, self.has_token)
-        except Denied:
-            return None
+        if workflow.content.get("secret_env"):
+            with contextlib.suppress(Denied):
+                return accepted_signature(workflow, self.has_token)
 
     def may_start(self, workflow):
         """Whether this caller, who named no workflow, has signed the request, if this one asks."""
@@ -56,55 +55,43 @@ def identify():
     answered to a caller who has proved nothing."""
     asked = current_request()
     asked.config = config = current_app.config
-    headers, path = asked.headers, asked.path
-    opened, tokens = config["DATABASE"], config["SETTINGS"]["ACCESS_TOKENS"]
+    opened = config["DATABASE"]
     database.initialize(opened)
     opened.prepare()
-    try:
-        asked.parameters = parameters = parameters_in(asked.query_string)
-    except UnicodeError as error:
-        query = asked.query_string.decode("latin-1")
-        asked.parameters = parse_qs(query, keep_blank_values=True)
-        if tokens and not signatures.offered_token(tokens, headers, asked.parameters):
-            reason = f"{token_at_fault(asked)}, and a query that cannot be read"
-            raise Denied(reason) from error
-        raise BadRequest("the query string has bytes that are not percent-encoded") from error
-    if path == CALLBACK and "signature" in parameters:
-        link = signatures.verified_link(setting("SECRET_KEY"), parameters, now())
-        asked.caller = Caller(link=link)
-        return
-    token = signatures.offered_token(tokens, headers, parameters) if tokens else None
+    asked.parameters, is_utf8 = parameters_in(asked.query_string)
+    asked.caller = proved(asked)
+    if not is_utf8:
+        raise BadRequest("the query string has bytes that are not percent-encoded")
+
+
+def proved(asked):
+    """The Caller of the request; `is_known` says from then on what a stranger is told."""
+    parameters, is_callback = asked.parameters, asked.path == CALLBACK
+    if is_callback and "signature" in parameters:
+        return Caller(link=signatures.verified_link(setting("SECRET_KEY"), parameters, now()))
+    tokens, workflow, signature = asked.config["SETTINGS"]["ACCESS_TOKENS"], None, None
+    token = signatures.offered_token(tokens, asked.headers, parameters) if tokens else None
     has_token = token is not None
-    asked.is_known = is_known = has_token or not tokens
-    workflow = signature = None
-    if path != CALLBACK and asked.method == "POST":
-        name = parameters.get("workflow", [""])[0]
-        workflow = Workflow.known(name) if name and name.isprintable() else None
-        if name:
-            refuse_oversize()  # whatever is signed: it tells a stranger nothing
-        own = workflow and workflow.content.get("signature_header")
-        if name and (is_known or signatures.is_signed(headers, own)):
-            signature = check_sender(workflow, has_token, is_known)
-            is_known = True
-    if not is_known:
-        raise Denied(f"{token_at_fault(asked)}, and no signature of a workflow that it names")
-    asked.caller = Caller(has_token, workflow=workflow, signature=signature,
-                          token_name=token and token[0])
+    asked.is_known = has_token or not tokens
+    name = "" if is_callback or asked.method != "POST" else parameters.get("workflow", [""])[0]
+    if name:
+        refuse_oversize()  # whatever is signed: it tells a stranger nothing
+        workflow = Workflow.known(name) if name.isprintable() else None
+    own = workflow and workflow.content.get("signature_header")
+    if name and (asked.is_known or signatures.is_signed(asked.headers, own)):
+        signature = check_sender(workflow, has_token)
+    elif not asked.is_known:
+        raise Denied("no signature of a workflow that it names")
+    return Caller(has_token, workflow=workflow, signature=signature, token_name=token and token[0])
 
 
-def token_at_fault(asked):
-    is_offered = ("access_token" in asked.parameters or "Authorization" in asked.headers
-                  or "x-access-token" in asked.headers)
-    return "a wrong token" if is_offered else "no token"
-
-
-def check_sender(workflow, has_token, is_known):
+def check_sender(workflow, has_token):
     """The Signature by which a workflow with a secret lets the sender in; a token is not enough.
 
     For a caller without a token a workflow that needs no signature, or is unknown, takes as long,
     whichever headers it sends.
     """
-    variable = workflow and workflow.content.get("secret_env")
+    is_known, variable = current_request().is_known, workflow and workflow.content.get("secret_env")
     if is_known and not variable:
         return None
     missing = variable and not secrets_of(workflow) and (
@@ -119,7 +106,7 @@ def check_sender(workflow, has_token, is_known):
         if is_known:
             raise
         reason = missing or getattr(error, "description", error)
-        raise Denied(f"{token_at_fault(current_request())}, and no signature: {reason}") from error
+        raise Denied(f"no signature: {reason}") from error
 
 
 def accepted_signature(workflow, has_token):

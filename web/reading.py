@@ -135,17 +135,14 @@ def payload():
 
 @lru_cache  # senders call few addresses, again and again
 def parameters_in(query_string):
-    """The parameters, each a list of values by its name. Raises UnicodeError for bytes as such."""
-    return parse_qs(query_string.decode(), keep_blank_values=True)
-
-
-def trigger_query():
-    return loaded_trigger_query(current_request().query_string)
+    """The parameters, each a list of values by its name, and whether all of it is UTF-8."""
+    text = query_string.decode(errors="replace")
+    return parse_qs(text, keep_blank_values=True), "\ufffd" not in text
 
 
 @lru_cache
-def loaded_trigger_query(query_string):
-    return TRIGGER_QUERY.load(parameters_in(query_string))
+def trigger_query(query_string):
+    return TRIGGER_QUERY.load(parameters_in(query_string)[0])
 
 
 def callback_query():
@@ -164,8 +161,9 @@ def look_query():
 def webhook():
     """The query and the delivery of a webhook (contract 4.1), known by the id in its headers."""
     asked = current_request()
-    query, data, sent_as = together(
-        trigger_query, form_payload if asked.mimetype == FORM else payload, delivery_id)
+    query, data, sent_as = together(lambda: trigger_query(asked.query_string),
+                                    form_payload if asked.mimetype == FORM else payload,
+                                    delivery_id)
     delivery = Delivery(WEBHOOK, {"data": data}, asked.headers)
     return query, known_as(delivery, *sent_as) if sent_as else delivery
 
@@ -175,8 +173,7 @@ def identified(delivery, workflow):
     signature covers, or the first of those there are."""
     if delivery.trigger != WEBHOOK:
         return delivery
-    caller = current_request().caller
-    signature = workflow.content.get("secret_env") and caller.signature_for(workflow)
+    signature = current_request().caller.signature_for(workflow)
     if signature and signature.delivery_id:  # one name for all of a kind, as they can be renamed
         return known_as(delivery, "webhook_id", signature.delivery_id)
     path = workflow.content.get("delivery_id")
@@ -197,8 +194,9 @@ def known_as(delivery, source, value):
 
 def event():
     """The query and the delivery of a CloudEvent, in either mode (contract 4.2)."""
-    query, found = together(trigger_query, cloud_event)
-    return query, Delivery.of_event(found, current_request().headers,
+    asked = current_request()
+    query, found = together(lambda: trigger_query(asked.query_string), cloud_event)
+    return query, Delivery.of_event(found, asked.headers,
                                     digest("event", found["source"], found["id"]))
 
 
