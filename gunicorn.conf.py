@@ -1,5 +1,6 @@
 """gunicorn's settings for a small machine with two cores; `gunicorn wsgi:app` reads them itself."""
 import os
+import re
 
 from gunicorn.glogging import Logger as GunicornLogger
 
@@ -31,7 +32,8 @@ class Logger(GunicornLogger):
             str(resp.status).partition(" ")[0], resp.sent, request_time.total_seconds() * 1000)
 
     def warning(self, msg, *args, **kwargs):
-        super().warning(logs.without_input(msg), *args, **kwargs)
+        msg = re.sub("(?s)^(Invalid request from .*?: ).*", r"\1it cannot be read", msg)
+        super().warning(msg, *args, **kwargs)
 
     def exception(self, msg, *args, **kwargs):
         super().exception("an error while a request was handled")

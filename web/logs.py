@@ -20,12 +20,6 @@ def plain(value, most=255):
     return value if PLAIN.fullmatch(value) and len(value) <= most else "…"
 
 
-def printable(text):
-    """The text with an escape in place of what would end a line or move a terminal's cursor."""
-    return text if text.isprintable() else "".join(
-        char if char.isprintable() else ascii(char)[1:-1] for char in text)
-
-
 def request_line(method, path, query):
     """A request without its secrets (contract 7.1): of the query the values of five parameters."""
     shown = []
@@ -37,12 +31,6 @@ def request_line(method, path, query):
             shown.append(f"{name}={plain(value) if is_plain else '…'}")
     return (f"{method if method in METHODS else '…'} {path if path in PATHS else '/…'}"
             + ("?" + "&".join(shown) if shown else ""))
-
-
-def without_input(message):
-    """The HTTP server's message about a request that it cannot read, without the request."""
-    head, sep, _ = message.partition(": ")
-    return f"{head}{sep}it cannot be read" if head.startswith("Invalid request from") else message
 
 
 def rewrite_request(record):
@@ -62,7 +50,8 @@ def second(since_1970, form):
 
 
 class Line(logging.Formatter):
-    """Each record as one printable line of at most LONGEST bytes, a traceback too."""
+    """Each record as one line of at most LONGEST bytes, a traceback too, with an escape for what
+    would move a terminal's cursor."""
 
     def formatTime(self, record, datefmt=None):
         text = second(int(record.created), datefmt or self.default_time_format)
@@ -72,8 +61,8 @@ class Line(logging.Formatter):
         text = super().format(record)
         if len(text) <= LONGEST // 4 and text.isprintable():
             return text
-        lines = [line.strip() for line in text.splitlines()]
-        raw = printable(" | ".join(lines)).encode()
+        text = " | ".join(line.strip() for line in text.splitlines())
+        raw = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text).encode()
         half = LONGEST // 2 - 3
         parts = [raw] if len(raw) <= LONGEST else [raw[:half], raw[-half:]]
         return " … ".join(part.decode(errors="ignore") for part in parts)
