@@ -39,8 +39,7 @@ def offered_token(tokens, headers, parameters):
 # Sender signatures (contract 7.2)
 
 class Signature(NamedTuple):
-    """What let a sender in: the header that it came in, and what it covers."""
-    header: str
+    """What a proof that let a sender in covers."""
     covers_body: bool = True
     time: str | None = None
     delivery_id: str | None = None  # this, and no unsigned one, makes repeats known
@@ -74,7 +73,7 @@ def of_body(secret, header, headers, body):
     """The HMAC of the body; one that a signature with a time has covered is no body by itself."""
     macs = [re.sub("^(sha256|v1)=", "", mac.strip()) for mac in headers[header].split(",")]
     if fits(macs, secret.encode(), body) and not WITH_TIME.match(body):
-        return Signature(header)
+        return Signature()
 
 
 def standard(secret, header, headers, body):
@@ -83,7 +82,7 @@ def standard(secret, header, headers, body):
     identity, time = headers.get(f"{kind}id", ""), headers.get(f"{kind}timestamp", "")
     macs = [mac[3:] for mac in headers[header].split() if mac.startswith("v1,")]
     if (key := standard_key(secret)) and fits(macs, key, body, f"{identity}.{time}."):
-        return Signature(header, time=time, delivery_id=identity)
+        return Signature(time=time, delivery_id=identity)
 
 
 def standard_key(secret):
@@ -100,7 +99,7 @@ def slack(secret, header, headers, body):
     time = headers.get("X-Slack-Request-Timestamp", "")
     macs = [headers[header].removeprefix("v0=")] if headers[header].startswith("v0=") else []
     if fits(macs, secret.encode(), body, f"v0:{time}:"):
-        return Signature(header, time=time)
+        return Signature(time=time)
 
 
 def stripe(secret, header, headers, body):
@@ -109,12 +108,12 @@ def stripe(secret, header, headers, body):
     time = next((value for name, value in parts if name == "t"), "")
     macs = [value for name, value in parts if name == "v1"]
     if fits(macs, secret.encode(), body, f"{time}."):
-        return Signature(header, time=time)
+        return Signature(time=time)
 
 
 def the_secret(secret, header, headers, body):
     if same(headers[header], secret):
-        return Signature(header, covers_body=False)
+        return Signature(covers_body=False)
 
 
 #: Each header that can carry a proof, and how it is checked: a new sender is a line.
@@ -179,11 +178,6 @@ THIS_MACHINE = "http://127.0.0.1:8000"  # what they begin with, unless PUBLIC_UR
 LINK = ("workflowrun", "topic", "status", "by", "expires")  # what a link's signature covers
 
 
-def sign_link(keys, link):
-    """The signature over a link's parameters, by the newest of the keys."""
-    return signature_by(keys[0], link)
-
-
 def callback_url(settings, query):
     return f"{settings['PUBLIC_URL'].rstrip('/')}/api/v2/callback?{urlencode(query)}"
 
@@ -193,7 +187,8 @@ def callback_link(settings, workflowrun, topic, expires, status=None, by=None):
     link = {"workflowrun": workflowrun, "topic": topic, "status": status, "by": by,
             "expires": str(expires)}
     link = {name: value for name, value in link.items() if value is not None}
-    return callback_url(settings, {**link, "signature": sign_link(settings["SECRET_KEY"], link)})
+    newest = settings["SECRET_KEY"][0]
+    return callback_url(settings, {**link, "signature": signature_by(newest, link)})
 
 
 def verified_link(keys, parameters, now):
