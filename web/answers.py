@@ -8,7 +8,8 @@ import threading
 from flask import Response, render_template
 from markupsafe import Markup
 from marshmallow import ValidationError
-from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound as NoSuchPath
+from werkzeug.exceptions import (HTTPException, MethodNotAllowed, NotFound as NoSuchPath,
+                                 RequestEntityTooLarge)
 from werkzeug.http import HTTP_STATUS_CODES
 
 from runs.refusals import (Ambiguous, BadLink, ConditionsNotMet, Conflict, Denied, Expired,
@@ -142,8 +143,10 @@ def denied(error):
 def http_error(error):
     if error.response is not None:
         return error.response
+    limit = current_request().config["SETTINGS"]["MAX_CONTENT_LENGTH"]
     detail = {NoSuchPath: "nothing is here; there are /api/v2/webhook, event and callback",
               MethodNotAllowed: "this path takes other methods; see Allow",
+              RequestEntityTooLarge: f"the body may have {limit} bytes at most",
               }.get(type(error), error.description)
     headers = [(name, value) for name, value in error.get_headers() if name != "Content-Type"]
     return problem(error.code, detail, headers)

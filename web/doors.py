@@ -3,7 +3,7 @@ import contextlib
 from typing import NamedTuple
 
 from flask import abort, current_app
-from werkzeug.exceptions import BadRequest, Forbidden
+from werkzeug.exceptions import BadRequest, Forbidden, RequestEntityTooLarge
 
 from models import Workflow
 from runs.refusals import Denied
@@ -12,7 +12,7 @@ from storage import database
 from web import signatures
 from web.answers import CALLBACK, problem
 from web.asked import current_request
-from web.reading import body, is_binary_event, parameters_in, refuse_oversize
+from web.reading import body, is_binary_event, parameters_in
 
 
 OWN_SITE = ("same-origin", "none")  # none: typed, or opened from outside a browser
@@ -75,7 +75,8 @@ def proved(asked):
     asked.is_known = has_token or not tokens
     name = "" if is_callback or asked.method != "POST" else parameters.get("workflow", [""])[0]
     if name:
-        refuse_oversize()  # whatever is signed: it tells a stranger nothing
+        if (asked.content_length or 0) > setting("MAX_CONTENT_LENGTH"):
+            raise RequestEntityTooLarge  # whatever is signed: it tells a stranger nothing
         workflow = Workflow.known(name) if name.isprintable() else None
     own = workflow and workflow.content.get("signature_header")
     if name and (asked.is_known or signatures.is_signed(asked.headers, own)):

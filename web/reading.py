@@ -67,14 +67,6 @@ def is_binary_event():
             and not asked.mimetype.startswith("application/cloudevents"))
 
 
-def refuse_oversize(length=None):
-    """413 when the body has more bytes than may be: so many, or as many as it is said to have."""
-    asked = current_request()
-    limit = asked.config["SETTINGS"]["MAX_CONTENT_LENGTH"]
-    if (length or asked.content_length or 0) > limit:
-        raise RequestEntityTooLarge(f"the body may have {limit} bytes at most")
-
-
 def body():
     """The raw bytes of the request. Too many are answered 413, too few 400."""
     asked = current_request()
@@ -84,11 +76,11 @@ def body():
     try:
         raw = asked.get_data()
     except RequestEntityTooLarge:
-        refuse_oversize(limit + 1)
+        raise
     except Exception as error:  # each server has its own for a body that it cannot read
         raise BadRequest("the body was cut short or its chunks are malformed") from error
     if len(raw) > limit:
-        refuse_oversize(len(raw))
+        raise RequestEntityTooLarge
     if length and len(raw) < length:
         raise BadRequest(f"the body was cut short: {len(raw)} of {length} bytes")
     asked.has_read_body = True
