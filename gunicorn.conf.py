@@ -52,8 +52,6 @@ bind = address(settings)
 workers, threads = settings["WEB_CONCURRENCY"], settings["THREADS"]
 worker_class = "gthread" if threads > 1 else "sync"
 limit_request_line = 8190
-limit_request_fields = 100
-limit_request_field_size = 8190
 timeout = graceful_timeout = 30  # deploy/ builds on it: nginx waits shorter, systemd longer
 forwarded_allow_ips = ""  # only TRUSTED_PROXIES decides whose headers count
 preload_app = True  # a wrong setting ends the start with its one line instead of a restart loop
