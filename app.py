@@ -35,7 +35,7 @@ def post_callback():
     """Resolve a topic of a run with a payload, or with a person's form (contract 4.3, 8)."""
     asked = current_request()
     if not asked.is_json:
-        doors.refuse_foreign_form()
+        doors.refuse_foreign()
         if asked.mimetype == answers.FORM:
             query, form = together(reading.callback_query, reading.form)
             query = naming_its_run({**query, "status": form["status"] or query["status"]})
@@ -53,7 +53,7 @@ def get_callback():
     Without a topic it shows the run.
     """
     doors.refuse_prefetch()
-    doors.refuse_foreign_part()
+    doors.refuse_foreign()
     if query := reading.look_query():
         run = WorkflowRun.find(naming_its_run(query)["workflowrun"], doors.now())
         return answers.page(200, "run.html", run=run) if answers.wants_page() else answers.run(run)
@@ -68,7 +68,7 @@ def get_callback():
 def webhook():
     """Start a run from a webhook (contract 4.1)."""
     if not current_request().is_json:
-        doors.refuse_foreign_form()
+        doors.refuse_foreign()
     query, delivery = reading.webhook()
     return (handshake(query["workflow"], delivery.arrived["data"])
             or start(query["workflow"], delivery))
@@ -104,9 +104,9 @@ def handshake(name, payload):
 
 
 def naming_its_run(query):
-    """The query with the run's id in place of its workflow and the value kept with it."""
-    workflow, correlate = query.pop("workflow"), query.pop("correlate")
-    return {**query, "workflowrun": upkeep.correlated(workflow, correlate)
+    """The query with the run's id, also where it has its workflow and the value kept with it."""
+    correlate = query["correlate"]
+    return {**query, "workflowrun": upkeep.correlated(query["workflow"], correlate)
             } if correlate else query
 
 
@@ -115,8 +115,8 @@ def resolve(query, **given):
     caller = current_request().caller
     given["by"] = caller.by
     results = [{"name": name, "value": value} for name, value in given.items() if value is not None]
-    WorkflowRun.resolve(**query, results=results, may_resolve=caller.may_resolve,
-                        now=doors.now(), by=caller.token_name)
+    WorkflowRun.resolve(query["workflowrun"], query["topic"], query["status"], results,
+                        caller.may_resolve, doors.now(), caller.token_name)
 
 
 def callback_page(query):

@@ -15,9 +15,6 @@ from web.asked import current_request
 from web.reading import body, is_binary_event, parameters_in
 
 
-OWN_SITE = ("same-origin", "none")  # none: typed, or opened from outside a browser
-
-
 class Caller(NamedTuple):
     """Who calls, proved: by a token or a link, by a signature, or let in as anybody is.
 
@@ -130,22 +127,18 @@ def secrets_of(workflow):
         workflow.content["secret_env"]))
 
 
-def refuse_foreign_form():
-    """What another site's page may send unasked comes from somebody who never saw this one."""
+def refuse_foreign():
+    """What another site's page sends unasked, or asks for as an image or a script, comes from
+    somebody who never saw this one."""
     asked = current_request()
     site, origin = asked.headers.get("Sec-Fetch-Site"), asked.headers.get("Origin")
-    foreign = site not in OWN_SITE if site else (
-        origin and origin != f"{asked.scheme}://{asked.host}")
+    foreign = site not in ("same-origin", "none")  # none: typed, or opened from elsewhere
+    if asked.method == "GET":
+        foreign = foreign and asked.headers.get("Sec-Fetch-Dest", "document") != "document"
+    elif not site:
+        foreign = origin and origin != f"{asked.scheme}://{asked.host}"
     if foreign:
-        raise Forbidden("this form was sent by another site; open the link itself")
-
-
-def refuse_foreign_part():
-    """Another site's page asks for an image or a script, and whoever looks at it knows nothing."""
-    headers = current_request().headers
-    part = headers.get("Sec-Fetch-Dest", "document") != "document"
-    if part and headers.get("Sec-Fetch-Site") not in OWN_SITE:
-        raise Forbidden("this was asked for by another site's page; open the link itself")
+        raise Forbidden("another site's page has sent this; open the link itself")
 
 
 def refuse_prefetch():

@@ -138,9 +138,7 @@ def trigger_query(query_string):
 
 
 def callback_query():
-    query = CALLBACK_QUERY.load(current_request().parameters)
-    query.pop("access_token", None)
-    return query
+    return CALLBACK_QUERY.load(current_request().parameters)
 
 
 def look_query():
