@@ -108,7 +108,8 @@ def end_turn(error):
 
 def payload():
     """The JSON object that the body is, also where a sender forgot to say so (contract 4.1)."""
-    declared, is_declared = media_type(), current_request().is_json
+    declared = media_type()
+    is_declared = declared == JSON or current_request().is_json  # most are; asking takes 0.2 %
     if declared not in ("", "text/plain") and not is_declared:
         raise unsupported(JSON)
     raw = body()
