@@ -174,6 +174,15 @@ def test_no_cache_keeps_an_answer_to_a_token_in_the_url(client, known, method, p
         assert answer.headers.get("Cache-Control") == "private, no-store"
 
 
+def test_no_cache_keeps_a_503_to_a_token_in_the_url_and_its_line_names_the_workflow(
+        environ, clock, caplog):
+    """Also from a service whose database has been away since its start."""
+    away = create_app({**environ, "DATABASE_URL": "postgresql://u@127.0.0.1:1/x"}, clock)
+    answer = away.test_client().post(f"{WEBHOOK}?workflow=release&access_token={NEW}", json={})
+    assert (answer.status_code, answer.headers.get("Cache-Control")) == (503, "private, no-store")
+    assert "workflow=release" in caplog.text and NEW not in caplog.text
+
+
 def test_a_query_string_that_is_not_utf8_is_400_for_a_caller_with_a_token(client):
     answers = [client.post(WEBHOOK, json={}, headers={"x-access-token": token},
                            environ_overrides={"QUERY_STRING": "x=\xff"}) for token in (NEW, "x")]

@@ -52,10 +52,10 @@ def identify():
     answered to a caller who has proved nothing."""
     asked = current_request()
     asked.config = config = current_app.config
+    asked.parameters, is_utf8 = parameters_in(asked.query_string)
     opened = config["DATABASE"]
     database.initialize(opened)
     opened.prepare()
-    asked.parameters, is_utf8 = parameters_in(asked.query_string)
     asked.caller = proved(asked)
     if not is_utf8:
         raise BadRequest("the query string has bytes that are not percent-encoded")
