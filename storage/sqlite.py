@@ -19,7 +19,7 @@ from storage.schema import Schema, code_of
 APPLICATION_ID = 0x51674278  # "QgBx": SQLite's mark for whose file this is
 BUSY_SECONDS = 5  # how long another program may hold the file; our own take far less a turn
 QUEUE_SECONDS = 20  # how long a thread waits for the others of its process: below nginx's 25
-RETRY_SECONDS, HURRY_SECONDS = 1, 0.1  # once that was in vain: for so long, nobody waits longer
+RETRY_SECONDS, HURRY_SECONDS = 1, 0.05  # once that was in vain: for so long, nobody waits longer
 CHECKPOINT_PAGES = 4000  # 16 MB; at SQLite's own 1000 pages a start took 2.5 % longer
 POLL_SECONDS, SLOW_SECONDS = 0.000001, 0.01
 #: Result codes that waiting does not cure (https://sqlite.org/rescode.html).
@@ -109,7 +109,8 @@ class Sqlite(Schema, SqliteDatabase):
             self.first, self.wal = self.connection(), identity(f"{self.database}-wal")
 
     def close(self):
-        self.first = self.wal = None
+        if not self.is_closed() and self.connection() is self.first:
+            self.first = self.wal = None
         return super().close()
 
     def check_it_is_the_same(self):

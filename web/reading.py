@@ -205,9 +205,8 @@ def delivery_id():
     environ = current_request().environ
     if "HTTP_IDEMPOTENCY_KEY" in environ:
         return "idempotency_key", idempotency_key(environ["HTTP_IDEMPOTENCY_KEY"])
-    for name in DELIVERY_IDS if DELIVERY_IDS.keys() & environ.keys() else ():
-        if value := environ.get(name):
-            return DELIVERY_IDS[name], value
+    header = next(filter(environ.get, DELIVERY_IDS), None)
+    return header and (DELIVERY_IDS[header], environ[header])
 
 
 def digest(*parts):
