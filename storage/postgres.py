@@ -14,6 +14,9 @@ LOCK = 0x51674278  # the advisory lock of whoever makes or changes the tables
 LIMITS = {"connect_timeout": 3, "tcp_user_timeout": 8000}
 OPTIONS = "-c lock_timeout=2s -c statement_timeout=4s -c idle_in_transaction_session_timeout=5s"
 UNHURRIED = "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0"
+#: What psycopg and Peewee would take from a URL besides, and not as text.
+DRIVERS_OWN = {"autocommit", "context", "cursor_factory", "isolation_level", "prepare_threshold",
+               "row_factory"}
 RETRY_SECONDS = 1  # how long nobody connects again once that was in vain
 CHANGED = ("42P01", "42501")  # undefined table, insufficient privilege
 
@@ -27,6 +30,8 @@ class Postgres(Schema, PostgresqlDatabase):
     silent_until = 0
 
     def __init__(self, database, options="", unhurried=False, **others):
+        if own := others.keys() & DRIVERS_OWN:
+            raise ValueError(f"its option {min(own)} is none of PostgreSQL's")
         self.connecting = threading.Lock()
         options = f"{OPTIONS} {options} {UNHURRIED if unhurried else ''}"
         super().__init__(database, prefer_psycopg3=True, options=options, **{**LIMITS, **others})

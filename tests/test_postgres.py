@@ -773,6 +773,8 @@ UNUSABLE = {
     "hash in the password": "postgresql://user:s3cret#x@127.0.0.1/name",
     "scheme": "postgres://user:s3cret@127.0.0.1/name",
     "option": "postgresql://user:s3cret@127.0.0.1/name?nonsense=1",
+    **{f"option {name}": f"postgresql://user:s3cret@127.0.0.1/name?{name}=1" for name in (
+        "row_factory", "cursor_factory", "prepare_threshold", "context", "isolation_level")},
     "host": "postgresql://user:s3cret@[::1/name",
     "value of an option": "postgresql://user:s3cret@127.0.0.1/name?connect_timeout=soon",
 }
