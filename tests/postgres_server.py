@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 
 import psycopg
@@ -61,12 +61,15 @@ class Server:
         pids = [first, *(pid for pid in map(int, filter(str.isdigit, os.listdir("/proc")))
                          if (stat(pid) or [0])[0] == first)]
         try:
-            for pid in pids:
-                os.kill(pid, signal.SIGSTOP)
+            self.send(signal.SIGSTOP, pids)
             yield
         finally:
-            for pid in pids:
-                os.kill(pid, signal.SIGCONT)
+            self.send(signal.SIGCONT, pids)
+
+    def send(self, number, pids):
+        for pid in pids:
+            with suppress(ProcessLookupError):  # it has ended by itself
+                os.kill(pid, number)
 
     @contextmanager
     def started_with(self, *options):

@@ -430,6 +430,14 @@ def test_a_machine_started_while_the_server_is_away_works_once_it_is_there(
             assert machine.serves()
 
 
+def test_a_machine_started_while_the_server_hangs_is_503_in_time(postgres, template, tmp_path):
+    name = postgres.new(f"TEMPLATE {template}")
+    with postgres.hanging(), Machine(tmp_path, postgres, name) as machine:
+        machine.run_to_change = {"id": "0" * 32}
+        with machine.undisturbed():
+            check_everything_is_refused(machine)
+
+
 def test_a_start_on_a_server_that_takes_no_writes_is_503(postgres):
     """As a standby's, while the tables are missing or those of an older version."""
     name = postgres.new()
