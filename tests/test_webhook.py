@@ -384,6 +384,38 @@ def test_a_repeat_during_a_purge_starts_a_run(define, post, stored, monkeypatch,
     assert stored() == [answer.json]
 
 
+@pytest.fixture
+def replaced(define, monkeypatch):
+    """Let the workflow be replaced between a request's look at it and its start of a run."""
+    def replaced(**keys):
+        planned = WorkflowRun.planned
+
+        def replace(*args):
+            run = planned(*args)
+            monkeypatch.undo()
+            define("release", **keys)
+            return run
+
+        monkeypatch.setattr(WorkflowRun, "planned", replace)
+    return replaced
+
+
+@pytest.mark.both
+def test_a_run_starts_as_its_workflow_is_by_then(define, post, stored, replaced):
+    define("release")
+    replaced(displayName="Release")
+    answer = post({}, "release")
+    assert (answer.json["workflowVersion"], answer.json["workflowDisplayName"]) == (2, "Release")
+    assert stored() == [answer.json]
+
+
+def test_nothing_starts_that_asks_for_a_signature_by_then(define, post, stored, replaced):
+    define("release")
+    replaced(secretEnv="SECRET")
+    assert post({}, "release").status_code == 503  # the sender's repeat is checked anew
+    assert stored() == []
+
+
 @pytest.mark.both
 @pytest.mark.parametrize("header", ["webhook-id", "X-GitHub-Delivery"])
 def test_a_delivery_id_with_another_payload_is_a_repeat(define, post, stored, header):
