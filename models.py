@@ -50,7 +50,7 @@ class Workflow(Table):
         """The workflow of that name. Raises NotFound."""
         if workflow := cls.known(name):
             return workflow
-        raise NotFound(f"no workflow is named {name!r}; `flask workflow list` shows all")
+        raise NotFound(f"no workflow is named {masked(name)!r}; `flask workflow list` shows all")
 
 
 class WorkflowRun(RunLife, Table):
@@ -205,7 +205,8 @@ class WorkflowRun(RunLife, Table):
         for run in (RUN_TO_CHANGE if to_change else RUN_BY_ID).fetch(id=workflowrun):
             run.adopt(TASKS_OF_RUN.fetch(workflow_run=run.number), now)
             return run
-        raise NotFound(f"no run has the id {workflowrun!r}; `flask workflowrun list` shows runs")
+        raise NotFound(f"no run has the id {masked(workflowrun)!r}; `flask workflowrun list` shows "
+                       "runs")
 
     def store(self, workflow):
         """Insert the new run and its tasks; False when the workflow is no longer as it is here, or

@@ -16,7 +16,7 @@ from models import Notice, TaskRun, Workflow, WorkflowRun
 from runs.conditions import conditions_of, is_enabled, unmet
 from runs.refusals import Ambiguous, Conflict, Denied, NotFound
 from runs.strictjson import same_json
-from runs.words import CANCELLED, RUNNING, WAITING, in_words
+from runs.words import CANCELLED, RUNNING, WAITING, in_words, masked
 from storage import database
 
 log = logging.getLogger("signalbox")
@@ -84,7 +84,8 @@ def correlated(workflow, correlate):
         (WorkflowRun.status == RUNNING).desc(), WorkflowRun.number.desc()).first()
     if run:
         return run.id
-    raise NotFound(f"workflow {workflow!r} has no run that correlates with {correlate!r}")
+    raise NotFound(f"workflow {masked(workflow)!r} has no run that correlates with "
+                   f"{masked(correlate)!r}")
 
 
 def expire_overdue(now):

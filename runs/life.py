@@ -133,7 +133,7 @@ class RunLife(Timed):
         """The tasks on the topic, at least one. Raises NotFound."""
         if tasks := [task for task in self.tasks if task.topic == topic]:
             return tasks
-        raise NotFound(f"no task of run {self.id} waits on topic {topic!r}"
+        raise NotFound(f"no task of run {self.id} waits on topic {masked(topic)!r}"
                        + did_you_mean(topic, [task.topic for task in self.tasks]))
 
     def who_may_resolve(self, topic):

@@ -232,6 +232,20 @@ def test_a_stranger_gets_one_and_the_same_answer(client, known, stored, method, 
     assert stored() == []
 
 
+@pytest.mark.parametrize("path, query", [
+    (CALLBACK, "workflowrun=a%26access_token={}"), (CALLBACK, "workflowrun=x;access_token={}"),
+    (CALLBACK, "workflowrun={run}&topic=a%3Faccess_token={}"), (WEBHOOK, "workflow=a%23{}"),
+    (CALLBACK, "workflow=release&correlate=a&amp;access_token={}"),
+    (CALLBACK, "workflow=a%26{}&correlate=a%3D{}"), (EVENT, "workflow=a%25{}")], ids=str)
+def test_no_answer_repeats_a_token_of_a_broken_url(client, known, path, query):
+    run = call(client, WEBHOOK, workflow="release", json={"ref": "main"}, access_token=OLD).json
+    event = {"specversion": "1.0", "id": "1", "source": "/", "type": "t"}
+    for more in ("", "&topic=a"):
+        answer = client.post(f"{path}?{query.format(NEW, NEW, run=run['id'])}{more}", json=event,
+                             headers={"x-access-token": NEW})
+        assert answer.status_code in (400, 404) and NEW not in answer.text
+
+
 @pytest.mark.parametrize("method, headers", [("GET", BROWSER), ("POST", BROWSER),
                                              ("POST", FORM_HEADERS)], ids=str)
 def test_a_stranger_with_a_browser_gets_the_page_with_401(client, known, show, method, headers):
