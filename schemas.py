@@ -11,39 +11,45 @@ from runs.words import ANSWERS, EVENT_WAIT, SUCCEEDED
 
 # Query strings
 
-class Parameter(fields.String):
-    """A query parameter, as the list of the values it was given."""
-
-    def _deserialize(self, value, attr, data, **kwargs):
-        if len(value) > 1:
-            raise ValidationError("given more than once")
-        if not value[0] or "\0" in value[0]:
-            raise ValidationError("must not be empty" if not value[0] else "must not contain NUL")
-        return super()._deserialize(value[0], attr, data, **kwargs)
+def once(values):
+    """The value of what was given once, of the list of its values."""
+    if len(values) > 1:
+        raise ValidationError("given more than once")
+    return values[0]
 
 
-parameter = partial(Parameter, validate=validate.Length(max=255))
+def filled(values):
+    """The value of a query's parameter."""
+    value = once(values)
+    if not value or "\0" in value:
+        raise ValidationError("must not contain NUL" if value else "must not be empty")
+    return value
 
 
-class Query(Schema):
-    class Meta:
-        unknown = EXCLUDE
-
-    access_token = Parameter()  # web/doors.py checks it; here it must not be empty or come twice
-
-
-class TriggerQuery(Query):
-    workflow = parameter(load_default=None)
+def tidy(values):
+    """What a person has written into a form's field, or None."""
+    # A browser counts a line's end as one character, and sends two.
+    return once(values).replace("\r\n", "\n").strip() or None
 
 
+parameter = partial(fields.String, pre_load=filled, validate=validate.Length(max=255))
 STATUS = validate.OneOf(ANSWERS, error="must be succeeded or failed")
 
 
-class RunQuery(Query):
+class TriggerQuery(Schema):
+    class Meta:
+        unknown = EXCLUDE
+
+    access_token = fields.String(pre_load=filled)  # web/doors.py has checked whose it is
+    workflow = parameter(load_default=None)
+
+
+class CallbackQuery(TriggerQuery):
     """Names a run by its id, or by its workflow and the value kept with it (contract 4.3)."""
     workflowrun = parameter(load_default=None)
-    workflow = parameter(load_default=None)
     correlate = parameter(load_default=None)
+    topic = parameter(required=True)
+    status = fields.String(pre_load=[filled, str.lower], load_default=SUCCEEDED, validate=STATUS)
 
     @validates_schema(skip_on_field_errors=False)
     def check_one_way(self, query, **kwargs):
@@ -55,22 +61,10 @@ class RunQuery(Query):
             raise ValidationError("is required", missing)
 
 
-class Status(Parameter):
-    """A status in letters of any size, in small ones."""
-
-    def _deserialize(self, value, attr, data, **kwargs):
-        return super()._deserialize(value, attr, data, **kwargs).lower()
-
-
-class CallbackQuery(RunQuery):
-    topic = parameter(required=True)
-    status = Status(load_default=SUCCEEDED, validate=STATUS)
-
-
 class CallbackForm(Schema):
     """What a person sends from the page: a button's status, and a comment if there is one."""
-    status = fields.String(load_default=None, validate=STATUS)
-    comment = fields.String(load_default=None, validate=validate.Length(max=1000))
+    status = fields.String(pre_load=tidy, load_default=None, validate=STATUS)
+    comment = fields.String(pre_load=tidy, load_default=None, validate=validate.Length(max=1000))
 
 
 def idempotency_key(text):

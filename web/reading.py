@@ -13,8 +13,7 @@ from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMe
 from runs.conditions import Delivery, value_at
 from runs.strictjson import parse_json, parse_object
 from runs.words import WEBHOOK
-from schemas import (DELIVERY_IDS, CallbackForm, CallbackQuery, RunQuery, TriggerQuery,
-                     idempotency_key)
+from schemas import DELIVERY_IDS, CallbackForm, CallbackQuery, TriggerQuery, idempotency_key
 from web.answers import FORM, JSON, problem
 from web.asked import current_request, parsed_content_type
 from web.cloudevents import CLOUD_EVENT, binary_event
@@ -24,7 +23,6 @@ TURN = threading.Lock()
 EVENT_JSON, EVENT_PATH = "application/cloudevents+json", "/api/v2/event"
 # Made once: a schema made anew for each request costs more than what it loads.
 TRIGGER_QUERY, CALLBACK_QUERY, CALLBACK_FORM = TriggerQuery(), CallbackQuery(), CallbackForm()
-RUN_QUERY = RunQuery()
 
 
 def together(*loads):
@@ -146,7 +144,7 @@ def look_query():
     """The query of a GET that names a run and nothing else, so only looks (4.4); else None."""
     given = current_request().parameters
     if given.keys() - {"access_token"} in ({"workflowrun"}, {"workflow", "correlate"}):
-        return RUN_QUERY.load(given)
+        return CALLBACK_QUERY.load(given, partial=("topic",))
 
 
 def webhook():
@@ -220,11 +218,7 @@ def form():
     if more := given.keys() - CALLBACK_FORM.fields.keys():
         raise UnsupportedMediaType("a form has the fields status and comment here, and not "
                                    f"{min(more)[:100]!r}; send JSON as 'Content-Type: {JSON}'")
-    if twice := {name: ["given more than once"] for name in given if len(given[name]) > 1}:
-        raise ValidationError(twice)
-    # A browser counts a line's end as one character, and sends two.
-    found = CALLBACK_FORM.load({name: value.replace("\r\n", "\n").strip() or None
-                                for name, (value,) in given.items()})
+    found = CALLBACK_FORM.load(given)
     linked = current_request().parameters.get("status")
     if not linked and not found["status"]:  # nor does a form that no button sent approve anything
         raise ValidationError("is required", "status")
