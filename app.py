@@ -130,28 +130,21 @@ def callback_page(query):
                         asks=asks, mine=mine)
 
 
-class Words(fields.String):
-    """A comma-separated list of printable ASCII words, at least one."""
-
-    def _deserialize(self, value, attr, data, **kwargs):
-        words = [word.strip() for word in value.split(",") if word.strip()]
-        if not words or not all(re.fullmatch("[!-~]+", word) for word in words):
-            raise ValidationError("must be one or more words of printable ASCII, comma-separated")
-        return words
+def words(text):
+    """The words of a comma-separated list: printable ASCII, at least one."""
+    found = [word.strip() for word in text.split(",") if word.strip()]
+    if not found or not all(re.fullmatch("[!-~]+", word) for word in found):
+        raise ValidationError("must be one or more words of printable ASCII, comma-separated")
+    return found
 
 
-class Tokens(Words):
+def tokens(text):
     """Such words as (name, token) pairs; NAME:TOKEN, or a token that has no name."""
-
-    def _deserialize(self, value, attr, data, **kwargs):
-        pairs = []
-        for word in super()._deserialize(value, attr, data, **kwargs):
-            parts = re.fullmatch("(?:([^:]+):)?([^:]+)", word)
-            if not parts or parts[1] == LINK:
-                raise ValidationError("each must be TOKEN or NAME:TOKEN, neither empty nor with a "
-                                      f"colon in it, and NAME not {LINK}")
-            pairs.append(parts.groups())
-        return pairs
+    pairs = [re.fullmatch("(?:([^:]+):)?([^:]+)", word) for word in words(text)]
+    if not all(pair and pair[1] != LINK for pair in pairs):
+        raise ValidationError("each must be TOKEN or NAME:TOKEN, neither empty nor with a colon in "
+                              f"it, and NAME not {LINK}")
+    return [pair.groups() for pair in pairs]
 
 
 GUARDS = ("ACCESS_TOKENS", "SECRET_KEY")  # without them doors are open, or links not there
@@ -165,9 +158,9 @@ class Settings(Schema):
     DATABASE_URL = fields.String(load_default="sqlite:///instance/signalbox.db")
     MAX_CONTENT_LENGTH = fields.Integer(load_default=1_048_576, validate=validate.Range(1))
     TRUSTED_PROXIES = fields.Integer(load_default=0, validate=validate.Range(0))
-    ACCESS_TOKENS = Tokens(load_default=[])
-    SECRET_KEY = Words(load_default=[])
-    NOTIFY_SECRET = Words(load_default=[])
+    ACCESS_TOKENS = fields.String(load_default=[], post_load=tokens)
+    SECRET_KEY = fields.String(load_default=[], post_load=words)
+    NOTIFY_SECRET = fields.String(load_default=[], post_load=words)
     CONFIRM_LINKS = fields.Boolean(load_default=True, truthy={"1"}, falsy={"0"},
                                    error_messages={"invalid": "must be 1 or 0"})
     HOST = fields.String(load_default="127.0.0.1")
