@@ -149,18 +149,11 @@ class TaskParam(Definition):
     value = fields.Raw()
 
 
-class Topic(fields.List):
-    """The value of a task's parameter named topic, if there is one; the task checks it."""
-
-    def _deserialize(self, value, attr, data, **kwargs):
-        try:
-            params = super()._deserialize(value, attr, data, **kwargs)
-        except ValidationError as error:
-            raise ValidationError(error.messages) from error  # without what was right of it
-        return next((param.get("value") for param in params if param.get("name") == "topic"), None)
-
-    def _serialize(self, value, attr, obj, **kwargs):
-        return [{"name": "topic", "value": value}]
+def topic_in(params):
+    """The value of a task's parameter named topic; None when it is missing or cannot be one."""
+    found = next((param.get("value") for param in params if param.get("name") == "topic"), None)
+    is_topic = isinstance(found, str) and found.strip() and len(found) <= 255 and "\0" not in found
+    return found if is_topic else None
 
 
 class Task(Definition):
@@ -169,8 +162,10 @@ class Task(Definition):
 
     name = text(required=True)
     type = fields.String(required=True, dump_default=EVENT_WAIT)
-    topic = Topic(fields.Nested(TaskParam), data_key="params", load_default=None,
-                  error_messages={"invalid": "must be a list, with a parameter named topic"})
+    params = fields.Function(lambda task: [{"name": "topic", "value": task["topic"]}])
+    topic = fields.List(fields.Nested(TaskParam), data_key="params", load_only=True,
+                        load_default=None, post_load=topic_in,
+                        error_messages={"invalid": "must be a list, with a parameter named topic"})
     timeout = minutes()
     message = fields.String(validate=[validate.Length(max=2000), has_no_nul])
     resolvers = fields.List(matching("[!-+\\--9;-~]{1,255}", "must be a token's name, or link"),
@@ -180,12 +175,10 @@ class Task(Definition):
 
     def mistakes(self, task):
         called = f"task {task['name']!r}" if "name" in task else "this task"
-        kind, topic = task.get("type", EVENT_WAIT), task.get("topic")
+        kind = task.get("type", EVENT_WAIT)
         if kind not in (EVENT_WAIT, "start", "end"):
             yield "type", f"{called} is of type {kind!r}; only eventwait tasks run here"
-        if kind == EVENT_WAIT and "topic" in task and not (
-                isinstance(topic, str) and topic.strip() and len(topic) <= 255
-                and "\0" not in topic):
+        if kind == EVENT_WAIT and task.get("topic", "") is None:
             yield "params", f"{called} needs a parameter named topic, of 1 to 255 characters"
 
 
@@ -220,7 +213,8 @@ class WorkflowDefinition(Definition):
     signature_header = matching("[A-Za-z0-9!#$%&'*+.^`|~-]{1,255}", data_key="signatureHeader",
                                 message="must be a header's name such as X-Signature")
     delivery_id = matching(r"(\$\.)?data\.[^\x00]{1,248}", data_key="deliveryId",
-                           message="must be a path into the payload such as data.event_id")
+                           message="must be a path into the payload such as data.event_id",
+                           post_load=lambda path: path.removeprefix("$."))
     params = fields.List(fields.Nested(DeclaredParam), load_default=list)
     correlate = text()
     notify = fields.List(fields.Nested(Notify))
@@ -274,8 +268,6 @@ class WorkflowDefinition(Definition):
         """Paths in full; start and end tasks are only the graph's edges; a timeout of 0 is none."""
         for _, trigger, part, key in paths(definition):
             part[key] = full_path(part[key], trigger, definition)
-        if "delivery_id" in definition:
-            definition["delivery_id"] = definition["delivery_id"].removeprefix("$.")
         if definition.get("status") != INACTIVE:
             definition.pop("status", None)
         edges = {task["name"]: task["dependencies"] for task in definition["tasks"]
