@@ -31,15 +31,10 @@ AGES = {"under an hour": (-EVER, HOUR), "under a day": (HOUR, 24 * HOUR),
 def newest(workflow, status, limit, now, since=None, containing=None, correlate=None):
     """Runs, newest first, as they would stand if what is overdue ended now; what is not None
     narrows them. Nothing is stored."""
-    query = WorkflowRun.select().order_by(WorkflowRun.number.desc()).limit(BATCH)
-    if workflow is not None:
-        query = query.where(WorkflowRun.workflow_ref == workflow)
-    if since is not None:
-        query = query.where(WorkflowRun.start_time >= since)
-    if correlate is not None:
-        query = query.where(WorkflowRun.correlate == correlate)
-    if containing is not None:  # as it stands in JSON
-        query = query.where(WorkflowRun.params_json.contains(json.dumps(containing)[1:-1]))
+    wanted = {"workflow_ref": workflow, "start_time__gte": since, "correlate": correlate,
+              "params_json__contains": containing and json.dumps(containing)[1:-1]}  # as stored
+    given = {name: value for name, value in wanted.items() if value is not None}
+    query = WorkflowRun.filter(**given).order_by(WorkflowRun.number.desc()).limit(BATCH)
     queries = [query] if status is None else [  # it may be what an overdue run becomes
         query.where(WorkflowRun.status == status),
         query.where(WorkflowRun.status != status, WorkflowRun.due <= now)]
