@@ -141,8 +141,6 @@ def denied(error):
 
 
 def http_error(error):
-    if error.response is not None:
-        return error.response
     limit = current_request().config["SETTINGS"]["MAX_CONTENT_LENGTH"]
     detail = {NoSuchPath: "nothing is here; there are /api/v2/webhook, event and callback",
               MethodNotAllowed: "this path takes other methods; see Allow",
