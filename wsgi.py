@@ -17,6 +17,9 @@ from cli import __version__
 from runs.refusals import Unusable, one_line
 from web.logs import Line, rewrite_request
 
+# Whoever closed one of them shall get a command's exit code all the same.
+sys.stdin, sys.stdout, sys.stderr = [stream or open(os.devnull, "r+") for stream in (
+    sys.stdin, sys.stdout, sys.stderr)]
 gc.set_threshold(10_000)  # at 700 a megabyte of small lists took twice as long to parse
 # No line shows these, and finding them out takes a sixth of its time (Python's Logging HOWTO,
 # "Optimization").

@@ -1,4 +1,6 @@
 """What the two kinds of database share: how they are opened, and how their schema changes."""
+import threading
+
 from peewee import SQL, Entity, Field, NodeList
 
 from runs.refusals import Unusable
@@ -9,6 +11,7 @@ class Schema:
     make_ready(), stored_version() (0: there are no tables) and store_version() are its own."""
 
     ready = False  # set by prepare(), before which nothing else may be asked
+    preparing = threading.Lock()
     file = None  # which file it is, once it is ready, if it is one
 
     def prepare(self):
@@ -16,9 +19,12 @@ class Schema:
 
         Raises Unusable.
         """
-        if not self.ready:
+        if self.ready:
+            return
+        with self.preparing:
             try:
-                self.make_ready()
+                if not self.ready:  # another thread was faster
+                    self.make_ready()
             finally:
                 self.close()  # a session must not be shared with the processes forked later
             self.ready = True

@@ -104,6 +104,7 @@ class Sqlite(Schema, SqliteDatabase):
     def connect(self):
         """Open a connection. The first one of a process stays open, and with it the WAL that all
         of them use."""
+        self.check_it_is_the_same()  # or SQLite would make a file where one was taken away
         super().connect()
         if self.ready and not self.wal:
             self.first, self.wal = self.connection(), identity(f"{self.database}-wal")

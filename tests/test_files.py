@@ -314,6 +314,19 @@ def test_a_service_that_was_replaced_leaves_the_restored_file_alone_when_it_ends
         assert {run["id"] for run in server.stored()} == {*old}
 
 
+@pytest.mark.server
+def test_a_file_that_is_put_back_in_its_place_is_used_again(tmp_path):
+    with Server(tmp_path) as server:
+        server.define("release")
+        server.run("release")
+        server.database.rename(tmp_path / "away.db")
+        # Of sixteen at once some are on threads that have not opened the file yet.
+        assert at_once(16, lambda client: server.webhook("release", {}).status) == [503] * 16
+        assert not server.database.exists()
+        (tmp_path / "away.db").rename(server.database)
+        assert at_once(16, lambda client: server.webhook("release", {}).status) == [200] * 16
+
+
 # Two applications in one process
 
 @pytest.mark.parametrize("first", [True, False])

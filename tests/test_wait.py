@@ -165,6 +165,16 @@ def test_a_wrong_setting_is_3_with_options_of_flask_too(run, environ, options):
 
 
 @pytest.mark.server
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ">&- 2>&-"])
+def test_an_exit_code_is_the_same_without_somewhere_to_write(environ, closed):
+    database.close()
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *FLASK, "workflowrun", "wait", "nope"],
+        cwd=PROJECT, env={"PATH": os.environ["PATH"], **environ}, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.server
 def test_only_wait_itself_ends_with_3(environ):
     database.close()
     done = subprocess.run(
