@@ -35,7 +35,7 @@ def post_callback():
     """Resolve a topic of a run with a payload, or with a person's form (contract 4.3, 8)."""
     asked = current_request()
     if not asked.is_json:
-        doors.refuse_foreign()
+        doors.refuse_unasked()
         if asked.mimetype == answers.FORM:
             query, form = together(reading.callback_query, reading.form)
             query = naming_its_run({**query, "status": form["status"] or query["status"]})
@@ -52,8 +52,7 @@ def get_callback():
 
     Without a topic it shows the run.
     """
-    doors.refuse_prefetch()
-    doors.refuse_foreign()
+    doors.refuse_unasked()
     if query := reading.look_query():
         run = WorkflowRun.find(naming_its_run(query)["workflowrun"], doors.now())
         return answers.page(200, "run.html", run=run) if answers.wants_page() else answers.run(run)
@@ -68,7 +67,7 @@ def get_callback():
 def webhook():
     """Start a run from a webhook (contract 4.1)."""
     if not current_request().is_json:
-        doors.refuse_foreign()
+        doors.refuse_unasked()
     query, delivery = reading.webhook()
     return (handshake(query["workflow"], delivery.arrived["data"])
             or start(query["workflow"], delivery))

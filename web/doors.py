@@ -129,25 +129,21 @@ def secrets_of(workflow):
         workflow.content["secret_env"]))
 
 
-def refuse_foreign():
-    """What another site's page sends unasked, or asks for as an image or a script, comes from
-    somebody who never saw this one."""
+def refuse_unasked():
+    """Nobody wants what a browser prefetches; and what another site's page sends, or asks for as an
+    image or a script, comes from somebody who never saw this one."""
     asked = current_request()
-    site, origin = asked.headers.get("Sec-Fetch-Site"), asked.headers.get("Origin")
+    headers = asked.headers
+    site, origin = headers.get("Sec-Fetch-Site"), headers.get("Origin")
     foreign = site not in ("same-origin", "none")  # none: typed, or opened from elsewhere
     if asked.method == "GET":
-        foreign = foreign and asked.headers.get("Sec-Fetch-Dest", "document") != "document"
+        if "prefetch" in (headers.get("Sec-Purpose", "") + headers.get("Purpose", "")).lower():
+            abort(problem(503, "a prefetch resolves nothing; open the link", {"Retry-After": "0"}))
+        foreign = foreign and headers.get("Sec-Fetch-Dest", "document") != "document"
     elif not site:
         foreign = origin and origin != f"{asked.scheme}://{asked.host}"
     if foreign:
         raise Forbidden("another site's page has sent this; open the link itself")
-
-
-def refuse_prefetch():
-    headers = current_request().headers
-    purpose = headers.get("Sec-Purpose", "") + headers.get("Purpose", "")
-    if "prefetch" in purpose.lower():
-        abort(problem(503, "a prefetch resolves nothing; open the link", {"Retry-After": "0"}))
 
 
 def setting(name):
