@@ -19,7 +19,7 @@ from web.asked import current_request, parsed_content_type
 from web.cloudevents import CLOUD_EVENT, binary_event
 
 LARGE = 65_536  # bytes of a body
-TURN = threading.Lock()
+TURN = threading.Lock()  # of the one that is worked on: as values it takes 100 times its size
 EVENT_JSON, EVENT_PATH = "application/cloudevents+json", "/api/v2/event"
 # Made once: a schema made anew for each request costs more than what it loads.
 TRIGGER_QUERY, CALLBACK_QUERY, CALLBACK_FORM = TriggerQuery(), CallbackQuery(), CallbackForm()
@@ -82,19 +82,12 @@ def body():
     if length and len(raw) < length:
         raise BadRequest(f"the body was cut short: {len(raw)} of {length} bytes")
     asked.has_read_body = True
-    if len(raw) > LARGE:
-        wait_for_turn()  # only now: who sends slowly takes no one's turn
-    return raw
-
-
-def wait_for_turn():
-    """One large body is worked on at once: as values it takes a hundred times its size."""
-    asked = current_request()
-    if not asked.has_turn:
+    if len(raw) > LARGE and not asked.has_turn:  # only now: who sends slowly takes no one's turn
         asked.has_turn = TURN.acquire(timeout=15)  # nginx gives up after 25 s
         if not asked.has_turn:
             abort(problem(503, "too many large bodies at once; send it again",
                           {"Retry-After": "5"}))
+    return raw
 
 
 def end_turn(error):
