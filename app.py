@@ -193,15 +193,19 @@ def utc_now():
 
 
 def create_app(environ=os.environ, clock=utc_now):
-    """The WSGI application. Raises Unusable when a setting or the database cannot be used."""
-    settings = load_settings(environ)
+    """The WSGI application. Raises Unusable when the database cannot be used, or settings, of which
+    it names all."""
     try:
+        settings = Settings().load(environ)
         opened = storage.open_database(settings["DATABASE_URL"], TABLES, STEPS)
         storage.database.initialize(opened)
         if "FLASK_RUN_FROM_CLI" not in environ or "run" in sys.argv:  # commands do so themselves
             opened.prepare()
     except storage.AWAY:
         pass  # whoever needs it tries again, and says what is wrong
+    except ValidationError as error:
+        raise Unusable("; ".join(f"{name}: {' '.join(messages)}"
+                                 for name, messages in error.messages.items())) from error
     except (ValueError, TypeError) as error:
         raise Unusable(f"DATABASE_URL: {error}") from error
     app = Flask(__name__, static_folder=None)
@@ -224,12 +228,3 @@ def create_app(environ=os.environ, clock=utc_now):
     for command in cli.COMMANDS:
         app.cli.add_command(command)
     return app
-
-
-def load_settings(environ):
-    """The settings by name. Raises Unusable, naming every one that cannot be used."""
-    try:
-        return Settings().load(environ)
-    except ValidationError as error:
-        raise Unusable("; ".join(f"{name}: {' '.join(messages)}"
-                                 for name, messages in error.messages.items())) from error

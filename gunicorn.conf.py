@@ -1,18 +1,12 @@
 """gunicorn's settings for a small machine with two cores; `gunicorn wsgi:app` reads them itself."""
-import os
 import re
 
 from gunicorn.glogging import Logger as GunicornLogger
 
-from app import address, load_settings
-from runs.refusals import Unusable
+from app import address
 from storage import database
 from web import answers, logs
-
-try:
-    settings = load_settings(os.environ)
-except Unusable as error:
-    raise SystemExit(f"signalbox cannot start: {error}")
+from wsgi import app
 
 
 class Logger(GunicornLogger):
@@ -40,7 +34,7 @@ class Logger(GunicornLogger):
 
 
 def when_ready(server):
-    if database.obj and not database.ready:  # the yardstick of bench/ has none
+    if not database.ready:
         server.log.warning("the database cannot be used yet; requests are answered 503 until then")
 
 
@@ -48,13 +42,14 @@ def pre_request(worker, req):
     answers.connection.close = req.force_close
 
 
+settings = app.config["SETTINGS"]
 bind = address(settings)
 workers, threads = settings["WEB_CONCURRENCY"], settings["THREADS"]
 worker_class = "gthread" if threads > 1 else "sync"
 limit_request_line = 8190
 timeout = graceful_timeout = 30  # deploy/ builds on it: nginx waits shorter, systemd longer
 forwarded_allow_ips = ""  # only TRUSTED_PROXIES decides whose headers count
-preload_app = True  # a wrong setting ends the start with its one line instead of a restart loop
+preload_app = True  # it is made already: what is wrong with a setting has ended the start
 control_socket_disable = True
 logger_class = Logger
 accesslog = "-"

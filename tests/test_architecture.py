@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "cli": {"upkeep", "terminal", "notices", "models", "schemas", "storage", "runs", "web"},
     "app": {"cli", "upkeep", "models", "schemas", "storage", "runs", "web"},
     "wsgi": {"app", "cli", "runs", "web"},
-    "gunicorn.conf": {"app", "cli", "runs", "storage", "web"},
+    "gunicorn.conf": {"wsgi", "app", "storage", "web"},
 }
 ROOMS = {"flask": {"web", "app", "cli", "terminal"}, "werkzeug": {"web", "app"},
          "click": {"cli", "terminal"},
