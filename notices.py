@@ -20,14 +20,12 @@ from urllib.parse import quote, unquote, urlsplit
 
 from peewee import fn
 
-import storage
 import upkeep
 from models import Notice, WorkflowRun
-from runs.refusals import one_line
 from runs.words import (CANCELLED, ENDED, FAILED, RUN_STARTED, SUCCEEDED, TASK_WAITING, TIMED_OUT,
                         in_utc, in_words)
 from schemas import dump_run, present, time_text
-from storage import database
+from storage import BROKEN, database, why
 from web.signatures import callback_link, sign_standard
 
 log = logging.getLogger("signalbox")
@@ -216,18 +214,18 @@ class Deliverer:
         self.done.put(None)
 
     def run(self, once=False):
-        """Work until stop(); once: until nothing is due. Raises what is in storage.BROKEN if so."""
+        """Work until stop(); once: until nothing is due. Raises what is in BROKEN if so."""
         is_broken = False
         while True:
             try:
                 if not self.stopping:
                     upkeep.expire_overdue(self.clock())
                 began, is_broken = self.work(), False
-            except storage.BROKEN as error:
+            except BROKEN as error:
                 if once or self.stopping:
                     raise
                 if not is_broken:
-                    log.error("notices wait, as the database cannot be used: %s", one_line(error))
+                    log.error("notices wait, as the database cannot be used: %s", why(error))
                 is_broken, began = True, False
             is_busy = began or self.outcomes or any(
                 not attempt.is_late for attempt in self.under_way.values())
