@@ -6,15 +6,15 @@ import threading
 from functools import lru_cache
 from urllib.parse import parse_qs
 
-from flask import abort
 from marshmallow import ValidationError
-from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMediaType
+from werkzeug.exceptions import (BadRequest, RequestEntityTooLarge, ServiceUnavailable,
+                                 UnsupportedMediaType)
 
 from runs.conditions import Delivery, value_at
 from runs.strictjson import parse_json, parse_object
 from runs.words import WEBHOOK
 from schemas import DELIVERY_IDS, CallbackForm, CallbackQuery, TriggerQuery, idempotency_key
-from web.answers import FORM, JSON, problem
+from web.answers import FORM, JSON
 from web.asked import current_request, parsed_content_type
 from web.cloudevents import CLOUD_EVENT, binary_event
 
@@ -85,8 +85,7 @@ def body():
     if len(raw) > LARGE and not asked.has_turn:  # only now: who sends slowly takes no one's turn
         asked.has_turn = TURN.acquire(timeout=15)  # nginx gives up after 25 s
         if not asked.has_turn:
-            abort(problem(503, "too many large bodies at once; send it again",
-                          {"Retry-After": "5"}))
+            raise ServiceUnavailable("too many large bodies at once; send it again", retry_after=5)
     return raw
 
 
