@@ -151,9 +151,6 @@ GUARDS = ("ACCESS_TOKENS", "SECRET_KEY")  # without them doors are open, or link
 
 class Settings(Schema):
     """The environment variables of contract section 6."""
-    class Meta:
-        unknown = EXCLUDE
-
     DATABASE_URL = fields.String(load_default="sqlite:///instance/signalbox.db")
     MAX_CONTENT_LENGTH = fields.Integer(load_default=1_048_576, validate=validate.Range(1))
     TRUSTED_PROXIES = fields.Integer(load_default=0, validate=validate.Range(0))
@@ -196,7 +193,7 @@ def create_app(environ=os.environ, clock=utc_now):
     """The WSGI application. Raises Unusable when the database cannot be used, or settings, of which
     it names all."""
     try:
-        settings = Settings().load(environ)
+        settings = Settings(unknown=EXCLUDE).load(environ)
         opened = storage.open_database(settings["DATABASE_URL"], TABLES, STEPS)
         storage.database.initialize(opened)
         if "FLASK_RUN_FROM_CLI" not in environ or "run" in sys.argv:  # commands do so themselves

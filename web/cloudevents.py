@@ -56,9 +56,6 @@ def attribute(*checks, required=False):
 
 class CloudEvent(Schema):
     """An event in JSON form (CloudEvents 1.0.2, JSON format 3)."""
-    class Meta:
-        unknown = INCLUDE
-
     specversion = fields.String(required=True, validate=validate.Equal("1.0", error="must be 1.0"))
     id = attribute(required=True)
     source = attribute(written(URI_REFERENCE, "must be a URI-reference (RFC 3986); as a header "
@@ -95,7 +92,7 @@ class CloudEvent(Schema):
             raise ValidationError(mistakes)
 
 
-CLOUD_EVENT = CloudEvent()
+CLOUD_EVENT = CloudEvent(unknown=INCLUDE)  # its extensions
 
 
 def binary_event(headers, content_type, raw):
