@@ -17,8 +17,7 @@ from storage.sqlite import Sqlite
 SCHEMES = {"sqlite": Sqlite, "postgresql": Postgres}
 #: What a caller may try again later: the database is busy, full or out of reach.
 AWAY = (*UNREACHABLE, InternalError, sqlite3.OperationalError)
-UNAVAILABLE = (*AWAY, Unusable)
-BROKEN = (*UNAVAILABLE, DatabaseError, sqlite3.Error)  # what ends a command with one line
+BROKEN = (*AWAY, Unusable, DatabaseError, sqlite3.Error)  # what ends a command with one line
 #: What stands behind an error, by SQLite's result code or PostgreSQL's SQLSTATE.
 CAUSES = {sqlite3.SQLITE_FULL: "the disk is full", "53100": "the disk is full",
           sqlite3.SQLITE_IOERR: "the disk cannot be written",

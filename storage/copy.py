@@ -3,7 +3,7 @@ from peewee import Tuple
 
 from runs.refusals import Unusable
 
-BATCH = 100  # rows that are copied at a time
+BATCH = 100  # rows that are copied at a time: they may be large
 
 
 def copy(source, target):
@@ -23,23 +23,15 @@ def copy(source, target):
             if any(table.select().bind(target).exists() for table in target.tables):
                 raise Unusable("the target is not empty; name a new database")
             for table in source.tables:
-                done = 0
-                for batch in batches(table, source):
+                key, done = table._meta.get_primary_keys(), 0
+                rows = table.select().order_by(*key).limit(BATCH).dicts().bind(source)
+                rest = rows
+                while batch := list(rest):
                     target.execute(table.insert_many(batch).bind(target))
                     done += len(batch)
                     yield table._meta.table_name, done
+                    rest = rows.where(Tuple(*key) > Tuple(*(batch[-1][part.name] for part in key)))
             target.renumber()
     except BaseException:
         target.discard()
         raise
-
-
-def batches(table, source):
-    """All rows of the table in the order of their keys, a few at a time: they may be large."""
-    key = table._meta.get_primary_keys()
-    query = table.select().order_by(*key).limit(BATCH).dicts().bind(source)
-    batch = list(query)
-    while batch:
-        yield batch
-        last = [batch[-1][field.name] for field in key]
-        batch = list(query.where(Tuple(*key) > Tuple(*last)))

@@ -13,10 +13,10 @@ from werkzeug.exceptions import (HTTPException, MethodNotAllowed, NotFound as No
 from werkzeug.http import HTTP_STATUS_CODES
 
 from runs.refusals import (Ambiguous, BadLink, ConditionsNotMet, Conflict, Denied, Expired,
-                           NotAllowed, NotFound, PayloadDiffers, Refused)
+                           NotAllowed, NotFound, PayloadDiffers, Refused, Unusable)
 from runs.words import MARKS, SKIPPED, in_utc, in_words, masked
 from schemas import dump_run, present
-from storage import UNAVAILABLE, why
+from storage import AWAY, why
 from web import logs
 from web.asked import current_request
 
@@ -185,4 +185,4 @@ def log_exception(exc_info):
 #: Each error, wherever it was raised, and what makes its answer.
 ERROR_HANDLERS = {HTTPException: http_error, ValidationError: invalid, Refused: refused,
                   ConditionsNotMet: skipped, Denied: denied,
-                  **dict.fromkeys(UNAVAILABLE, unavailable)}
+                  **dict.fromkeys((*AWAY, Unusable), unavailable)}
