@@ -132,8 +132,9 @@ def callback_page(query):
 def words(text):
     """The words of a comma-separated list: printable ASCII, at least one."""
     found = [word.strip() for word in text.split(",") if word.strip()]
-    if not found or not all(re.fullmatch("[!-~]+", word) for word in found):
-        raise ValidationError("must be one or more words of printable ASCII, comma-separated")
+    if not found or not all(re.fullmatch("(?!whsec_=*$)[!-~]+", word) for word in found):
+        raise ValidationError("must be one or more words of printable ASCII, comma-separated, and "
+                              "none whsec_ alone")
     return found
 
 

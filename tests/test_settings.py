@@ -116,6 +116,7 @@ WRONG = pytest.mark.parametrize("name, value", [
     *[("DATABASE_URL", value) for value in (
         "oracle://db/signalbox", "signalbox.db", "/var/lib/signalbox.db", "sqlite://",
         "sqlite:///:memory:", "sqlite://[::1/x", "sqlite:///signalbox.db?colour=red")],
+    ("NOTIFY_SECRET", "whsec_"), ("NOTIFY_SECRET", "a,whsec_="), ("SECRET_KEY", "whsec_"),
     ("ACCESS_TOKENS", " , "), ("ACCESS_TOKENS", ","), ("PORT", "http"), ("PORT", "-1"),
     ("PORT", "65536"),
     *[(name, value) for name in ("WEB_CONCURRENCY", "THREADS") for value in ("0", "two", "1.5")],
