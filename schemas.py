@@ -18,7 +18,7 @@ def once(values):
     return values[0]
 
 
-def filled(values):
+def not_empty(values):
     """The value of a query's parameter."""
     value = once(values)
     if not value or "\0" in value:
@@ -32,7 +32,7 @@ def tidy(values):
     return once(values).replace("\r\n", "\n").strip() or None
 
 
-parameter = partial(fields.String, pre_load=filled, validate=validate.Length(max=255))
+parameter = partial(fields.String, pre_load=not_empty, validate=validate.Length(max=255))
 STATUS = validate.OneOf(ANSWERS, error="must be succeeded or failed")
 
 
@@ -40,7 +40,7 @@ class TriggerQuery(Schema):
     class Meta:
         unknown = EXCLUDE
 
-    access_token = fields.String(pre_load=filled)  # web/doors.py has checked whose it is
+    access_token = fields.String(pre_load=not_empty)  # web/doors.py has checked whose it is
     workflow = parameter(load_default=None)
 
 
@@ -49,7 +49,7 @@ class CallbackQuery(TriggerQuery):
     workflowrun = parameter(load_default=None)
     correlate = parameter(load_default=None)
     topic = parameter(required=True)
-    status = fields.String(pre_load=[filled, str.lower], load_default=SUCCEEDED, validate=STATUS)
+    status = fields.String(pre_load=[not_empty, str.lower], load_default=SUCCEEDED, validate=STATUS)
 
     @validates_schema(skip_on_field_errors=False)
     def check_one_way(self, query, **kwargs):
