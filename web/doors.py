@@ -3,7 +3,8 @@ import contextlib
 from typing import NamedTuple
 
 from flask import abort, current_app
-from werkzeug.exceptions import BadRequest, Forbidden, RequestEntityTooLarge
+from werkzeug.exceptions import (BadRequest, Forbidden, RequestEntityTooLarge,
+                                 ServiceUnavailable)
 
 from models import Workflow
 from runs.refusals import Denied
@@ -100,9 +101,9 @@ def check_sender(workflow, has_token):
                       reason=missing))
     try:
         return accepted_signature(workflow, has_token)
-    except (BadRequest, Denied, RequestEntityTooLarge) as error:
+    except (BadRequest, Denied, RequestEntityTooLarge, ServiceUnavailable) as error:
         is_usual = signatures.is_signed(current_request().headers)  # with any workflow's name
-        if is_known or is_usual and isinstance(error, RequestEntityTooLarge):
+        if is_known or is_usual and not isinstance(error, (BadRequest, Denied)):
             raise
         reason = missing or getattr(error, "description", error)
         raise Denied(f"no signature: {reason}") from error
